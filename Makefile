@@ -1,0 +1,102 @@
+# pipestill - compress language models with small tools and pipes
+#
+#   make               build every tool into bin/
+#   make demo          train, distill and score on samples/, print the table, draw the curves
+#   make test          build and run every test; make test T=tests/rouge.bats runs one file
+#   make english DATA=dolly.jsonl TEACHER=dir STUDENT=dir    an experiment: see pipelines/*.mk
+#   make conformance   hold the tools to a kit of reference values; KIT=dir names another kit
+#   make bench         speed against the machine's ceilings (tests/bench/README.md)
+#   make fuzz          fuzz every parser of foreign bytes, TIME=600 seconds each
+#   make lint          mandoc, shellcheck, cppcheck, and a clang build without warnings
+#   make install       PREFIX=/usr/local DESTDIR=
+#   make deps          install the missing Debian packages (demo and test do it themselves)
+#
+# V=1 shows the commands; SANITIZE=address,undefined builds with sanitizers; NVCC= builds without
+# CUDA; BUILD=dir moves the objects. Local settings go to config.mk.
+
+-include config.mk
+
+PREFIX ?= /usr/local
+BUILD ?= build
+BIN ?= bin
+CC = gcc
+CFLAGS ?= -O2 -g
+NVCC ?= $(shell command -v nvcc)
+KIT ?= ../shared/conformance
+
+WARN = -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
+ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -I. -fopenmp -pthread $(WARN) $(CFLAGS) \
+	$(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
+ALL_LDFLAGS = -fopenmp -pthread $(LDFLAGS) $(if $(SANITIZE),-fsanitize=$(SANITIZE),-Wl,--gc-sections)
+LIBS = -lzstd -larchive -lpcre2-8 -lutf8proc -ljansson -lpopt -lxxhash -lm
+
+# A kernel's file suffix says its machine; *_simd.c holds plain loops, compiled once per machine.
+FLAGS_avx2 = -O3 -mavx2 -mfma -mf16c
+FLAGS_avx512 = -O3 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mprefer-vector-width=512
+FLAGS_avx512bf16 = $(FLAGS_avx512) -mavx512bf16
+MACHINES = avx2 avx512
+
+TOOLS := $(patsubst bin/%.c,%,$(wildcard bin/*.c))
+LIB_C := $(wildcard lib/*/*.c)
+SIMD_C := $(wildcard kernels/*_simd.c)
+KERNEL_C := $(filter-out $(SIMD_C),$(wildcard kernels/*.c))
+LIB_OBJ := $(LIB_C:%.c=$(BUILD)/%.o) $(KERNEL_C:%.c=$(BUILD)/%.o) \
+	$(foreach m,$(MACHINES),$(SIMD_C:%.c=$(BUILD)/%.$m.o)) $(BUILD)/schemas.o
+LIB = $(BUILD)/libpipestill.a
+TEST_C := $(wildcard tests/unit/*.c)
+TEST_BIN := $(TEST_C:tests/unit/%.c=$(BUILD)/tests/%)
+
+Q = $(if $(V),,@)
+say = $(if $(V),,@printf '  %-6s %s\n' $(1) '$(2)';)
+
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: all test check deps lint install clean FORCE
+
+all: $(TOOLS:%=$(BIN)/%)
+	@echo "built $(words $(TOOLS)) tools"
+
+# Stamps change only when their text does: a new flag or a lost object rebuilds what it touches.
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D); echo '$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) $(LIBS)' | cmp -s - $@ || \
+	echo '$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) $(LIBS)' >$@
+$(BUILD)/objects: FORCE
+	@mkdir -p $(@D); echo '$(LIB_OBJ)' | cmp -s - $@ || echo '$(LIB_OBJ)' >$@
+
+$(BIN)/%: $(BUILD)/bin/%.o $(LIB)
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(CC) -o $@ $^ $(ALL_LDFLAGS) $(LIBS)
+$(LIB): $(LIB_OBJ) $(BUILD)/objects
+	$(call say,AR,$@)rm -f $@; ar rcs $@ $(LIB_OBJ)
+
+define compile
+@mkdir -p $(@D)
+$(call say,CC,$<)$(CC) $(ALL_CFLAGS) $(1) -ffunction-sections -fdata-sections -MMD -MP -c -o $@ $<
+endef
+$(BUILD)/%.o: %.c $(BUILD)/flags
+	$(call compile,$(if $(filter kernels/%,$<),-O3))
+define machine_rules
+$(BUILD)/%_$(1).o: %_$(1).c $(BUILD)/flags
+	$$(call compile,$(FLAGS_$(1)))
+$(BUILD)/%_simd.$(1).o: %_simd.c $(BUILD)/flags
+	$$(call compile,$(FLAGS_$(1)) -DROW=$(1))
+endef
+$(foreach m,$(MACHINES) avx512bf16,$(eval $(call machine_rules,$m)))
+
+# schemas/*.json are compiled in, as one table of names and texts
+$(BUILD)/schemas.c: $(wildcard schemas/*.json)
+	@mkdir -p $(@D)
+	$(Q){ echo '#include "lib/stream/schema.h"'; echo 'const struct schema schemas[] = {'; \
+	for f in $(sort $^); do printf '\t{ "%s",\n' "$$(basename $$f .json)"; \
+	sed 's/\\/\\\\/g; s/"/\\"/g; s/^/\t"/; s/$$/\\n"/' $$f; echo '	},'; done; \
+	echo '	{ NULL, NULL }'; echo '};'; } >$@
+$(BUILD)/schemas.o: $(BUILD)/schemas.c $(BUILD)/flags
+	$(call compile)
+
+$(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(LIB)
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(CC) -o $@ $^ $(ALL_LDFLAGS) $(LIBS)
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+
+include $(wildcard pipelines/*.mk)

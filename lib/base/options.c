@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT */
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/base/die.h"
+#include "lib/base/mem.h"
+#include "lib/base/options.h"
+
+static struct common parsed;
+static int help, version;
+
+struct poptOption options_machine[] = {
+	{ "backend", 'b', POPT_ARG_STRING, &parsed.backend, 0,
+	    "compute with this row of kernels: ref, avx2, avx512, cuda (default: the fastest)", "NAME" },
+	{ "threads", 'j', POPT_ARG_INT, &parsed.threads, 0,
+	    "compute with N threads; results do not depend on it (default: all cores)", "N" },
+	{ "quiet", 'q', POPT_ARG_NONE, &parsed.quiet, 0, "no progress on stderr", NULL },
+	POPT_TABLEEND
+};
+
+struct poptOption options_help[] = {
+	{ "help", 'h', POPT_ARG_NONE, &help, 0, "print this help", NULL },
+	{ "version", 'V', POPT_ARG_NONE, &version, 0, "print the version", NULL },
+	POPT_TABLEEND
+};
+
+static void
+print_help(poptContext ctx, const char *operands, const char *about)
+{
+	char *usage = mem_format("[OPTION...] %s\n%s", operands, about);
+
+	poptSetOtherOptionHelp(ctx, usage);
+	poptPrintHelp(ctx, stdout, 0);
+	free(usage);
+	if (fflush(stdout) || ferror(stdout))
+		die("cannot write <stdout>:");
+	exit(0);
+}
+
+void
+options_parse(int argc, const char **argv, const struct poptOption *table,
+    const char *operands, const char *about, int max, struct common *common)
+{
+	static const char *none[] = { NULL };
+	poptContext ctx;
+	const char *slash = argc ? strrchr(argv[0], '/') : NULL;
+	int rc;
+
+	progname = slash ? slash + 1 : argc ? argv[0] : progname;
+	ctx = poptGetContext(progname, argc, argv, table, 0);
+	while ((rc = poptGetNextOpt(ctx)) > 0)
+		;
+	if (rc < -1)
+		die_usage("%s: '%s'", poptStrerror(rc), poptBadOption(ctx, POPT_BADOPTION_NOALIAS));
+	if (help)
+		print_help(ctx, operands, about);
+	if (version) {
+		printf("%s (pipestill) %s\n", progname, PIPESTILL_VERSION);
+		exit(fflush(stdout) || ferror(stdout));
+	}
+	*common = parsed;
+	common->argc = argc;
+	common->argv = argv;
+	common->operands = poptGetArgs(ctx);
+	if (!common->operands)
+		common->operands = none;
+	while (common->operands[common->noperands])
+		common->noperands++;
+	if (max >= 0 && common->noperands > max)
+		die_usage("unexpected operand '%s'", common->operands[max]);
+	if (common->threads < 0)
+		die_usage("--threads must be positive");
+	if (common->threads)
+		omp_set_num_threads(common->threads);
+}
+
+const char *
+options_input(const struct common *common)
+{
+	const char *path = common->operands[0];
+
+	return path && strcmp(path, "-") ? path : NULL;
+}
+
+int
+options_choice(const char *option, const char *word, const char *const *words)
+{
+	char list[256] = "";
+	int i;
+
+	for (i = 0; words[i]; i++)
+		if (!strcmp(words[i], word))
+			return i;
+	for (i = 0; words[i]; i++) {
+		strncat(list, i ? ", " : "", sizeof list - strlen(list) - 1);
+		strncat(list, words[i], sizeof list - strlen(list) - 1);
+	}
+	die_usage("--%s knows no '%s', only %s", option, word, list);
+}
