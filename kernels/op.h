@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * op - every numerical operation, stated once; struct backend is the table of who does it
+ *
+ * Letters: m rows (tokens of all sequences of a batch, packed without padding),
+ * c channels, n outputs and k inputs of a matrix, v vocabulary, h heads, d head
+ * size. dx is the gradient of the loss on x. Matrices are row-major and dense.
+ * Activations are of one type, DT_F32 or DT_BF16, given as `type`; sums, norms,
+ * softmaxes and losses are computed in f32 or better whatever the type.
+ *
+ * All pointers but those marked "host" are memory of the backend, 64-byte
+ * aligned at allocation. A CUDA backend may run asynchronously: only sync() and
+ * download() wait. Outputs may not overlap inputs unless an operation says "in
+ * place". Same arguments, same bytes, whatever the number of threads; and the
+ * result of a row does not depend on which other rows are in the call.
+ *
+ * kernels/NAME.c is the definition (row `ref`); everything else is tested
+ * against it by tests/unit/kernels.c within the tolerance that stands here:
+ * relative to the largest absolute value of the reference output,
+ *   f32 2e-6 x sqrt(length of the sum), bf16 8e-3, unless an operation says otherwise.
+ */
+#ifndef KERNELS_OP_H
+#define KERNELS_OP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/dtype.h"
+
+/*
+ * A matrix of weights W [n, k] in the backend's own layout (kernels/panel.h for
+ * CPUs): one layout for training, prefill and decode. Its elements have an
+ * order; gradient and optimizer state use the same order, so that elementwise
+ * work needs no shape. Padding elements are zero and stay zero.
+ */
+struct weight {
+	void *data;
+	enum dtype type;	/* DT_F32 or DT_BF16 */
+	int n, k;		/* outputs, inputs */
+	size_t elements;	/* of data, padding included: weight_elements() */
+};
+
+/* Packed sequences: rows offsets[s] .. offsets[s+1]-1 are sequence s, positions from 0. */
+struct ragged {
+	int m;			/* rows: offsets[nseq] */
+	int nseq;
+	const int *offsets;	/* [nseq + 1] */
+	const int *positions;	/* [m], place of each row in its sequence */
+	const int *host_offsets;/* the same as offsets, host memory */
+};
+
+struct heads {
+	int heads, kv_heads, d;	/* query head h reads key head h / (heads / kv_heads) */
+	float scale;		/* of the scores: 1 / sqrt(d) */
+};
+
+/*
+ * Dropout with probability p: element i is kept where uniform(key, i) >= p and
+ * scaled by 1 / (1 - p). The uniform is word i % 4 of Philox4x32-10 with counter
+ * {i / 4 low, i / 4 high, stream, 0} and key {seed low, seed high}, times 2^-32.
+ * p = 0: none. Attention numbers its probabilities (row * heads + head) * 2^20 + column.
+ */
+struct dropout {
+	float p;
+	uint64_t seed;
+	uint32_t stream;	/* step, layer and place, mixed by the caller */
+};
+
+/*
+ * Keys and values of many sequences in pages of KV_PAGE positions, so that the
+ * samples of a prompt can share its pages. data is [layers][pages][2][kv_heads][KV_PAGE][d].
+ */
+enum { KV_PAGE = 32 };
+struct kv {
+	void *data;
+	enum dtype type;
+	int layers, pages, kv_heads, d;
+};
+
+enum divergence_kind {
+	LOSS_CE,		/* none: loss is the cross-entropy */
+	LOSS_KD,		/* -sum p log q (paper, eq. 3) */
+	LOSS_FORWARD_KL,	/* KL(p, q) (eq. 4) */
+	LOSS_REVERSE_KL,	/* KL(q, p) (MiniLLM) */
+	LOSS_JSD,		/* beta KL(p, m) + (1 - beta) KL(q, m), m = beta p + (1 - beta) q (GKD) */
+	LOSS_SKEW_KL,		/* KL(p, alpha p + (1 - alpha) q) (DistiLLM) */
+	LOSS_SKEW_RKL,		/* KL(q, alpha q + (1 - alpha) p) */
+	LOSS_ALPHA_BETA,	/* ABKD's D(alpha, beta), all limits included */
+};
+
+struct divergence {
+	enum divergence_kind kind;
+	float kd_ratio;		/* k: loss = (1 - k) ce + k tau^2 D(p_tau, q_tau) */
+	float tau;
+	float alpha, beta;
+};
+
+enum teacher_form { TEACHER_NONE, TEACHER_DENSE, TEACHER_TOPK_BUCKET, TEACHER_TOPK_RENORMALISE, TEACHER_SAMPLE };
+
+/* The teacher's distribution at the m rows of a chunk. */
+struct teacher_rows {
+	enum teacher_form form;
+	const float *dense;	/* [m, ld] logits or log-probabilities: softmax over the first v is taken either way */
+	size_t ld;
+	const int32_t *ids;	/* topk [m, k]; sample [entries] */
+	const float *logprobs;	/* topk [m, k] */
+	const float *log_tail;	/* topk bucket [m] */
+	int k;
+	const uint16_t *counts;	/* sample [entries] */
+	const int32_t *offsets;	/* sample [m + 1], relative to ids and counts */
+};
+
+struct adamw {
+	float lr, beta1, beta2, eps;
+	float decay;		/* 0 for norms and biases */
+	float correction1;	/* 1 - beta1^t */
+	float correction2;	/* 1 - beta2^t */
+	float scale;		/* of the gradient: the clip, 1 for none */
+};
+
+/* How to draw from logits; filters in this order, 0 (temperature 1, top_p 1) means off (conformance, sampling). */
+struct sampling {
+	int greedy;		/* the largest logit, the lowest id of equals */
+	float temperature;
+	int top_k;		/* everything equal to the k-th largest stays */
+	float top_p;		/* keeps j while the probability before it is < top_p; lower ids first among equals */
+	float min_p;
+};
+
+struct backend {
+	const char *name;
+	int (*usable)(void);
+
+	/* Memory. alloc returns zeroed memory, NULL when there is none. src of upload and dst of download: host. */
+	void *(*alloc)(size_t bytes);
+	void (*free)(void *p);
+	void (*upload)(void *dst, const void *src, size_t bytes);
+	void (*download)(void *dst, const void *src, size_t bytes);
+	void (*copy)(void *dst, const void *src, size_t bytes);
+	void (*zero)(void *p, size_t bytes);
+	void (*sync)(void);
+
+	/* Number of elements of a weight [n, k] in this backend's layout. */
+	size_t (*weight_elements)(enum dtype type, int n, int k);
+	/*
+	 * Rows row .. row+rows-1 of w from (to) row-major [rows, k] of any float
+	 * type in host memory; transposed: from (to) [k, rows], as GPT-2's Conv1D.
+	 */
+	void (*weight_put)(struct weight *w, int row, int rows, const void *src, enum dtype from, int transposed);
+	void (*weight_get)(void *dst, enum dtype to, const struct weight *w, int row, int rows, int transposed);
+
+	/*
+	 * y[m, n] = x[m, k] W^T + b, over the first n <= w->n rows of W. b may be
+	 * NULL; accumulate adds to y. ytype and xtype are free of each other and of
+	 * W's. Products of bf16 x and bf16 W may be taken by bf16 instructions with
+	 * f32 sums; where W is bf16 and x f32, x may be rounded to bf16 first.
+	 */
+	void (*matmul)(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w,
+	    const float *b, int m, int n, int accumulate);
+	/* dx[m, k] = dy[m, n] W (+ dx), the first n rows of W. */
+	void (*matmul_dx)(void *dx, enum dtype dxtype, const void *dy, enum dtype dytype, const struct weight *w,
+	    int m, int n, int accumulate);
+	/* dw += dy[m, n]^T x[m, k] into the first n rows; dw has w's shape and element order, f32. */
+	void (*matmul_dw)(float *dw, const struct weight *w, const void *dy, enum dtype dytype, const void *x,
+	    enum dtype xtype, int m, int n);
+	/* db[n] += column sums of dy[m, n]. */
+	void (*bias_backward)(float *db, const void *dy, enum dtype type, int m, int n);
+
+	/* y[m, k] = W[ids], plus P[positions] when p is not NULL. And dw[ids] += dy, dp[positions] += dy. */
+	void (*embed)(void *y, enum dtype type, const struct weight *w, const struct weight *p, const int *ids,
+	    const int *positions, int m);
+	void (*embed_backward)(float *dw, const struct weight *w, float *dp, const struct weight *p, const void *dy,
+	    enum dtype type, const int *ids, const int *positions, int m);
+
+	/*
+	 * RMSNorm (b NULL): y = x / sqrt(mean(x^2) + eps) * w. LayerNorm: y = (x - mean) / sqrt(var + eps) * w + b,
+	 * biased variance. stats [m, 2] receives mean and 1/root for the backward; NULL when not needed.
+	 * Backward: dx += gradient, dw += , db += (b's presence as in the forward).
+	 */
+	void (*norm)(void *y, const void *x, enum dtype type, const float *w, const float *b, float eps,
+	    float *stats, int m, int c);
+	void (*norm_backward)(void *dx, float *dw, float *db, const void *dy, const void *x, enum dtype type,
+	    const float *w, const float *stats, int m, int c);
+
+	/*
+	 * Rotate the first `heads` heads of each row of x [m, stride] in place: pairs (i, i + d/2) by the angle of
+	 * table[position][i] = {cos, sin}, f32 [positions][d/2][2]; inverse rotates back (the backward).
+	 */
+	void (*rope)(void *x, enum dtype type, const float *table, const int *positions, int m, int stride,
+	    int heads, int d, int inverse);
+
+	/*
+	 * Causal attention inside each sequence. qkv [m, (heads + 2 kv_heads) d]: queries, keys, values. out
+	 * [m, heads d]. lse [m, heads] f32 receives log sum exp of the scores, for the backward; NULL when not needed.
+	 * No [t, t] matrix is kept. Backward writes dqkv (all of it).
+	 */
+	void (*attention)(void *out, float *lse, const void *qkv, enum dtype type, const struct ragged *seq,
+	    const struct heads *h, const struct dropout *drop);
+	void (*attention_backward)(void *dqkv, const void *dout, const void *out, const float *lse, const void *qkv,
+	    enum dtype type, const struct ragged *seq, const struct heads *h, const struct dropout *drop);
+
+	/*
+	 * Write keys and values of qkv's m rows to layer's pages: row i to position place[i] % KV_PAGE of page
+	 * page[i]. attention_paged: row i of qkv (queries used only) attends the first length[i] positions of the
+	 * pages tables[i * ntables ...]. Row i gives the same bytes as any other split of the same work.
+	 */
+	void (*kv_store)(struct kv *kv, int layer, const void *qkv, enum dtype type, const int *page, const int *place,
+	    int m, const struct heads *h);
+	void (*attention_paged)(void *out, const void *qkv, enum dtype type, const struct kv *kv, int layer,
+	    const int *tables, int ntables, const int *length, int m, const struct heads *h);
+
+	/* gu [m, 2 f] = gate then up: y[m, f] = silu(gate) up. silu x = x / (1 + exp(-x)). */
+	void (*swiglu)(void *y, const void *gu, enum dtype type, int m, int f);
+	void (*swiglu_backward)(void *dgu, const void *dy, const void *gu, enum dtype type, int m, int f);
+	/* gelu_new: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). In place allowed in the backward: dx over dy. */
+	void (*gelu)(void *y, const void *x, enum dtype type, size_t n);
+	void (*gelu_backward)(void *dx, const void *dy, const void *x, enum dtype type, size_t n);
+
+	/* y += x; y = x through dropout (in place allowed; its own backward); y[i] = x[i] of another type. */
+	void (*add)(void *y, const void *x, enum dtype type, size_t n);
+	void (*dropout)(void *y, const void *x, enum dtype type, size_t n, const struct dropout *drop);
+	void (*convert)(void *y, enum dtype ytype, const void *x, enum dtype xtype, size_t n);
+	/* y[i] = x[rows[i]] for i < m; and dx[rows[i]] = dy[i] (rows are distinct; others are left alone). */
+	void (*gather)(void *y, const void *x, enum dtype type, const int *rows, int m, int c);
+	void (*scatter)(void *dx, const void *dy, enum dtype type, const int *rows, int m, int c);
+
+	/*
+	 * The one loss (conformance, loss). logits [m, ld] f32, softmax over the first v columns for student and
+	 * teacher; targets [m]. On return logits hold the gradient of
+	 *   inv_count ((1 - k) ce + k tau^2 D), columns v .. ld-1 zero,
+	 * and ce[m], div[m] the rows' cross-entropy and tau^2 D (0 without a teacher), not divided. Tolerance 1e-6.
+	 */
+	void (*loss)(float *logits, size_t ld, const int *targets, const struct teacher_rows *teacher,
+	    const struct divergence *d, float inv_count, float *ce, float *div, int m, int v);
+	/*
+	 * logp[m] = log softmax(logits / temperature)[ids] over v columns; entropy[m] of the same, may be NULL.
+	 */
+	void (*logprob)(float *logp, float *entropy, const float *logits, size_t ld, const int *ids,
+	    float temperature, int m, int v);
+
+	/*
+	 * Draw ids[m] from logits [m, ld], which become the probabilities after temperature and filters (0 for the
+	 * removed). uniform [m] in [0, 1): the first id whose cumulated probability exceeds it, in id order. logp: log
+	 * of that probability; model_logp: log softmax of the raw logits there.
+	 */
+	void (*sample)(int *ids, float *logp, float *model_logp, float *logits, size_t ld, const struct sampling *s,
+	    const float *uniform, int m, int v);
+
+	/* The k largest of softmax(logits / tau) by row, descending, lower ids first: ids, log-probabilities, log of the rest. */
+	void (*topk)(int32_t *ids, float *logprobs, float *log_tail, const float *logits, size_t ld, int k, int m, int v);
+
+	/* log softmax over v columns in place: logits become log-probabilities. */
+	void (*log_softmax)(float *logits, size_t ld, int m, int v);
+
+	/*
+	 * Decoupled weight decay (Loshchilov and Hutter): w -= lr decay w; m, v moments; w -= lr (m / correction1) /
+	 * (sqrt(v / correction2) + eps). f32 weights: lo NULL. bf16 weights: the f32 master is the bits (w << 16) +
+	 * (int16) lo, so w is always the master rounded to nearest. g is zeroed.
+	 */
+	void (*adamw)(void *w, enum dtype type, int16_t *lo, float *m, float *v, float *g, size_t n,
+	    const struct adamw *h);
+	/* *sum += sum of squares of x[n] (double, backend memory), in an order fixed by n alone. */
+	void (*sum_squares)(double *sum, const float *x, size_t n);
+};
+
+extern const struct backend backend_ref, backend_avx2, backend_avx512;
+
+/* The row called `name`, or the fastest usable one for NULL; NULL if there is none or it cannot run here. */
+const struct backend *backend_pick(const char *name);
+/* All rows, fastest first, NULL-terminated. */
+extern const struct backend *const backends[];
+
+#endif
