@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * head - from hidden states to the loss and back, in chunks of supervised rows
+ *
+ * No [tokens, vocabulary] array: a chunk's logits become their own gradient in
+ * place. Sums and counts are never divided here: `inv_count` is one over the
+ * targets of the whole optimizer step, so any cut into micro-batches gives the
+ * same gradient (conformance, loss, micro_batches).
+ */
+#ifndef TRAIN_HEAD_H
+#define TRAIN_HEAD_H
+
+#include "lib/model/forward.h"
+
+/*
+ * Supplies the teacher at supervised rows first .. first+count-1 of the batch.
+ * Fills *t with backend memory valid until the next call; `user` is its own.
+ */
+typedef void teacher_fn(struct teacher_rows *t, int first, int count, void *user);
+
+struct head {
+	struct model *m;
+	int columns;		/* softmax over the first `columns` of the head */
+	int chunk;		/* rows at a time */
+	void *x, *dx;		/* [chunk, hidden] */
+	float *logits;		/* [chunk, columns] */
+	float *ce, *div;	/* [cap], by supervised row of the last head_run() */
+	int cap;
+	void *dhidden;		/* [cap_m, hidden]: result of head_run() */
+	int cap_m;
+};
+
+struct head *head_new(struct model *m, int columns, int chunk);
+void head_free(struct head *h);
+size_t head_bytes(const struct model *m, int columns, int chunk, int max_rows);
+
+/*
+ * Loss of the batch's supervised rows under `d`, with the gradient on the hidden
+ * states (returned, [m, hidden], zero where not supervised) and on the head's
+ * weights (added to g). teacher NULL: cross-entropy alone. The rows' losses stay in h->ce and h->div.
+ */
+void *head_run(struct head *h, const struct batch *b, const void *hidden, const struct divergence *d,
+    teacher_fn *teacher, void *user, float inv_count, struct gradients *g);
+
+/*
+ * Scoring without gradient: log q(target) of every supervised row at `temperature`, and the entropy where
+ * not NULL; host arrays [p].
+ */
+void head_logprob(struct head *h, const struct batch *b, const void *hidden, float temperature, float *logp,
+    float *entropy);
+
+#endif
