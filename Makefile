@@ -51,7 +51,7 @@ say = $(if $(V),,@printf '  %-6s %s\n' $(1) '$(2)';)
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all test check deps lint install clean FORCE
+.PHONY: all test check conformance bench fuzz lint deps install clean FORCE
 
 all: $(TOOLS:%=$(BIN)/%)
 	@echo "built $(words $(TOOLS)) tools"
@@ -96,6 +96,59 @@ $(BUILD)/schemas.o: $(BUILD)/schemas.c $(BUILD)/flags
 $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CC) -o $@ $^ $(ALL_LDFLAGS) $(LIBS)
+$(BUILD)/tests/conformance: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/conformance/*.c)) $(LIB)
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(CC) -o $@ $^ $(ALL_LDFLAGS) $(LIBS)
+$(BUILD)/bench/%: $(BUILD)/tests/bench/%.o $(LIB)
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(CC) -o $@ $^ $(ALL_LDFLAGS) $(LIBS)
+
+# What is missing of the file `packages`, and what for; nothing is asked when nothing is missing.
+deps:
+	@missing=$$(cut -d' ' -f1 packages | while read p; do \
+		dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	[ -n "$$missing" ] || exit 0; \
+	echo 'installing what is missing, with apt-get:'; grep -wF "$$missing" packages; \
+	if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
+	$$sudo apt-get -q update >/dev/null; \
+	DEBIAN_FRONTEND=noninteractive $$sudo apt-get -qq install -y --no-install-recommends $$missing >/dev/null
+
+# The recursion sees the headers and programs that deps has just installed.
+test: deps
+	@$(MAKE) --no-print-directory check
+check: all $(TEST_BIN) $(BUILD)/tests/conformance
+	@PATH="$(abspath $(BIN)):$$PATH" BUILD=$(abspath $(BUILD)) KIT=$(KIT) tests/run $(if $(T),$(T),$(TEST_BIN) tests/*.bats)
+conformance: all $(BUILD)/tests/conformance
+	@PATH="$(abspath $(BIN)):$$PATH" $(BUILD)/tests/conformance $(KIT)
+
+bench: all $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*.c))
+	@PATH="$(abspath $(BIN)):$$PATH" BUILD=$(abspath $(BUILD)) tests/bench/run
+
+# Every parser of foreign bytes under libFuzzer with the sanitizers, TIME seconds each.
+TIME ?= 600
+fuzz:
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang \
+		SANITIZE=address,undefined,fuzzer-no-link $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/*.c))
+	@tests/fuzz/run $(TIME) $(BUILD)/fuzz
+$(BUILD)/%: $(BUILD)/tests/fuzz/%.o $(LIB)
+	$(call say,LD,$@)$(CC) -o $@ $^ -fsanitize=fuzzer $(ALL_LDFLAGS) $(LIBS)
+
+lint:
+	mandoc -T lint -W warning man/*.[0-9]
+	shellcheck tests/run tests/bench/run tests/fuzz/run .ci/run
+	cppcheck -q --std=c11 --error-exitcode=1 --inline-suppr --suppress=missingIncludeSystem \
+		--enable=warning,portability -I. lib bin kernels
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/clang BIN=$(BUILD)/clang/bin CC=clang CFLAGS='-O1 -Werror' all
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/pipestill/templates \
+		$(addprefix $(DESTDIR)$(PREFIX)/share/man/man,1 5 7)
+	install -s $(TOOLS:%=$(BIN)/%) $(DESTDIR)$(PREFIX)/bin
+	install -m 644 templates/* $(DESTDIR)$(PREFIX)/share/pipestill/templates
+	for s in 1 5 7; do install -m 644 man/*.$$s $(DESTDIR)$(PREFIX)/share/man/man$$s; done
+
+clean:
+	rm -rf $(BUILD) $(TOOLS:%=$(BIN)/%)
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 
