@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: MIT */
+/* memory - the memory columns of the CPU rows: big blocks live in huge pages */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "kernels/cpu.h"
+
+enum { CACHE_LINE = 64, HUGE_PAGE = 2 << 20 };
+
+void *
+alloc_cpu(size_t bytes)
+{
+	size_t align = bytes < HUGE_PAGE ? CACHE_LINE : HUGE_PAGE;
+	void *p;
+
+	if (bytes > SIZE_MAX - HUGE_PAGE)
+		return NULL;
+	bytes = bytes ? (bytes + align - 1) / align * align : align;
+	p = aligned_alloc(align, bytes);
+	if (!p)
+		return NULL;
+	if (align == HUGE_PAGE)
+		madvise(p, bytes, MADV_HUGEPAGE);
+	zero_cpu(p, bytes);
+	return p;
+}
+
+void
+free_cpu(void *p)
+{
+	free(p);
+}
+
+void
+copy_cpu(void *dst, const void *src, size_t bytes)
+{
+	memcpy(dst, src, bytes);
+}
+
+void
+zero_cpu(void *p, size_t bytes)
+{
+	size_t i, chunk = HUGE_PAGE;
+
+	#pragma omp parallel for schedule(static) if (bytes > 2 * chunk)
+	for (i = 0; i < bytes; i += chunk)
+		memset((char *)p + i, 0, bytes - i < chunk ? bytes - i : chunk);
+}
+
+void
+sync_cpu(void)
+{
+}
