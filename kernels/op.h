@@ -111,16 +111,16 @@ struct teacher_rows {
 };
 
 struct adamw {
-	float lr, beta1, beta2, eps;
-	float decay;		/* 0 for norms and biases */
-	float correction1;	/* 1 - beta1^t */
-	float correction2;	/* 1 - beta2^t */
-	float scale;		/* of the gradient: the clip, 1 for none */
+	double lr, beta1, beta2, eps;	/* double: 1 - beta2 of a float beta2 is wrong by 1e-5 */
+	double decay;		/* 0 for norms and biases */
+	double correction1;	/* 1 - beta1^t */
+	double correction2;	/* 1 - beta2^t */
+	double scale;		/* of the gradient: the clip, 1 for none */
 };
 
 /* How to draw from logits; filters in this order, 0 (temperature 1, top_p 1) means off (conformance, sampling). */
 struct sampling {
-	int greedy;		/* the largest logit, the lowest id of equals */
+	int greedy;		/* the largest logit, the lowest id of equals; its probability is 1 */
 	float temperature;
 	int top_k;		/* everything equal to the k-th largest stays */
 	float top_p;		/* keeps j while the probability before it is < top_p; lower ids first among equals */

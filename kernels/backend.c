@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * backend - the table: a row per machine, a cell per operation
+ *
+ * A cell names the function that does the work. Where a machine has nothing better than the definition,
+ * the definition stands in its cell.
+ */
+#include <string.h>
+
+#include "kernels/cells.h"
+#include "kernels/cpu.h"
+
+static int
+always(void)
+{
+	return 1;
+}
+
+static int
+has_avx2(void)
+{
+	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+
+static int
+has_avx512(void)
+{
+	return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+	    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+
+/* Host memory and the panels of kernels/panel.h, the same for every CPU. */
+#define CPU_MEMORY \
+	.alloc = alloc_cpu, \
+	.free = free_cpu, \
+	.upload = copy_cpu, \
+	.download = copy_cpu, \
+	.copy = copy_cpu, \
+	.zero = zero_cpu, \
+	.sync = sync_cpu, \
+	.weight_elements = weight_elements_cpu, \
+	.weight_put = weight_put_cpu, \
+	.weight_get = weight_get_cpu, \
+	.bias_backward = bias_backward_cpu, \
+	.embed = embed_cpu, \
+	.embed_backward = embed_backward_cpu
+
+const struct backend backend_ref = {
+	.name = "ref",
+	.usable = always,
+	CPU_MEMORY,
+	.matmul = matmul_ref,
+	.matmul_dx = matmul_dx_ref,
+	.matmul_dw = matmul_dw_ref,
+	.norm = norm_ref,
+	.norm_backward = norm_backward_ref,
+	.rope = rope_ref,
+	.attention = attention_ref,
+	.attention_backward = attention_backward_ref,
+	.kv_store = kv_store_ref,
+	.attention_paged = attention_paged_ref,
+	.swiglu = swiglu_ref,
+	.swiglu_backward = swiglu_backward_ref,
+	.gelu = gelu_ref,
+	.gelu_backward = gelu_backward_ref,
+	.add = add_ref,
+	.dropout = dropout_ref,
+	.convert = convert_ref,
+	.gather = gather_ref,
+	.scatter = scatter_ref,
+	.loss = loss_ref,
+	.logprob = logprob_ref,
+	.sample = sample_ref,
+	.topk = topk_ref,
+	.log_softmax = log_softmax_ref,
+	.adamw = adamw_ref,
+	.sum_squares = sum_squares_ref,
+};
+
+const struct backend backend_avx2 = {
+	.name = "avx2",
+	.usable = has_avx2,
+	CPU_MEMORY,
+	.matmul = matmul_ref,
+	.matmul_dx = matmul_dx_ref,
+	.matmul_dw = matmul_dw_ref,
+	.norm = norm_ref,
+	.norm_backward = norm_backward_ref,
+	.rope = rope_ref,
+	.attention = attention_ref,
+	.attention_backward = attention_backward_ref,
+	.kv_store = kv_store_ref,
+	.attention_paged = attention_paged_ref,
+	.swiglu = swiglu_ref,
+	.swiglu_backward = swiglu_backward_ref,
+	.gelu = gelu_ref,
+	.gelu_backward = gelu_backward_ref,
+	.add = add_ref,
+	.dropout = dropout_ref,
+	.convert = convert_ref,
+	.gather = gather_ref,
+	.scatter = scatter_ref,
+	.loss = loss_ref,
+	.logprob = logprob_ref,
+	.sample = sample_ref,
+	.topk = topk_ref,
+	.log_softmax = log_softmax_ref,
+	.adamw = adamw_ref,
+	.sum_squares = sum_squares_ref,
+};
+
+const struct backend backend_avx512 = {
+	.name = "avx512",
+	.usable = has_avx512,
+	CPU_MEMORY,
+	.matmul = matmul_ref,
+	.matmul_dx = matmul_dx_ref,
+	.matmul_dw = matmul_dw_ref,
+	.norm = norm_ref,
+	.norm_backward = norm_backward_ref,
+	.rope = rope_ref,
+	.attention = attention_ref,
+	.attention_backward = attention_backward_ref,
+	.kv_store = kv_store_ref,
+	.attention_paged = attention_paged_ref,
+	.swiglu = swiglu_ref,
+	.swiglu_backward = swiglu_backward_ref,
+	.gelu = gelu_ref,
+	.gelu_backward = gelu_backward_ref,
+	.add = add_ref,
+	.dropout = dropout_ref,
+	.convert = convert_ref,
+	.gather = gather_ref,
+	.scatter = scatter_ref,
+	.loss = loss_ref,
+	.logprob = logprob_ref,
+	.sample = sample_ref,
+	.topk = topk_ref,
+	.log_softmax = log_softmax_ref,
+	.adamw = adamw_ref,
+	.sum_squares = sum_squares_ref,
+};
+
+const struct backend *const backends[] = { &backend_avx512, &backend_avx2, &backend_ref, NULL };
+
+const struct backend *
+backend_pick(const char *name)
+{
+	const struct backend *const *row;
+
+	for (row = backends; *row; row++)
+		if ((!name || !strcmp(name, (*row)->name)) && (*row)->usable())
+			return *row;
+	return NULL;
+}
