@@ -41,4 +41,11 @@ uint16_t f32_to_f16(float f);				/* to nearest, ties to even */
 /* n numbers from one type to another, of F32, BF16, F16. */
 void dtype_convert(void *dst, enum dtype to, const void *src, enum dtype from, size_t n);
 
+/*
+ * n elements of `size` bytes as `size` planes of n bytes, first the first byte of each, and back;
+ * floats compress better so.
+ */
+void dtype_shuffle(void *dst, const void *src, size_t n, size_t size);
+void dtype_unshuffle(void *dst, const void *src, size_t n, size_t size);
+
 #endif

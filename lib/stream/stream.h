@@ -69,7 +69,7 @@ void stream_close(struct stream_in *in);
 
 /* Random access; 0 when the stream is a pipe or has no index. Records are numbered from 0. */
 int stream_seekable(const struct stream_in *in);
-uint64_t stream_count(const struct stream_in *in);
+uint64_t stream_count(struct stream_in *in);
 void stream_read(struct stream_in *in, uint64_t index, struct record *r);
 
 /*
