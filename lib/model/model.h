@@ -41,6 +41,8 @@ struct storage {
 	float **vector;		/* or NULL */
 	size_t n;		/* elements, padding of the layout included */
 	int decays;		/* two-dimensional: weight decay applies */
+	int layer;		/* -1 outside the blocks */
+	int param, nparams;	/* its parameters: params[param] and the following, by row */
 };
 
 /* A parameter as Hugging Face names it: rows of a storage. A tied head is not listed. */
@@ -78,7 +80,7 @@ struct model {
 struct model *model_open(const char *directory, const struct backend *be, enum dtype type, char *why);
 struct model *model_load(const char *directory, const struct backend *be, enum dtype type);	/* dies */
 
-/* Zero weights of a config's shapes; config is taken over. */
+/* Zero weights of a config's shapes, of the config's dtype for DT_NONE; config is taken over. */
 struct model *model_new(const struct config *config, const struct backend *be, enum dtype type);
 /* Normal(0, initializer_range) as Transformers initialises each family, from Philox and seed. */
 void model_randomise(struct model *m, uint64_t seed);
@@ -89,7 +91,12 @@ void model_randomise(struct model *m, uint64_t seed);
  * NULL), model.safetensors in `type`. Complete when it has its name; dies.
  */
 void model_save(const struct model *m, const char *directory, const char *from, enum dtype type);
+/* The tokenizer's files and generation_config.json alone, where there are such. */
+void model_copy_tokenizer(const char *from, const char *to);
 void model_free(struct model *m);
+
+/* Drop all layers but the n that are listed, in ascending order. */
+void model_keep_layers(struct model *m, const int *layers, int n);
 
 /* The table of angles must reach `positions`; call before a forward of longer sequences. */
 void model_rope(struct model *m, int positions);
@@ -97,9 +104,10 @@ void model_rope(struct model *m, int positions);
 /*
  * XXH3-128 in hex of config and weights as they are on disk; and of the head
  * alone (the teacher's part of a hidden cache). Cheap: names, shapes and a sample
- * of every tensor's bytes are hashed, not gigabytes.
+ * of every tensor's bytes are hashed, not gigabytes. To be freed.
  */
 char *model_digest(const char *directory);
+char *model_head_digest(const char *directory);
 /* The head alone, with the config: what distill needs of a teacher whose hidden states are cached. */
 struct model *model_load_head(const char *directory, const struct backend *be, enum dtype type);
 

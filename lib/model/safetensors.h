@@ -37,7 +37,12 @@ struct safetensors *safetensors_open(const char *file, char *why);
 /* model.safetensors, or the shards that model.safetensors.index.json names. */
 struct safetensors *safetensors_open_model(const char *directory, char *why);
 const struct safetensor *safetensors_find(const struct safetensors *st, const char *name);
+/* The same, and "model.X" or "transformer.X" found as X too: base models lack the first word. */
+const struct safetensor *safetensors_find_weight(const struct safetensors *st, const char *name);
+void safetensors_sort(struct safetensors *st);	/* by name, after tensors were added by hand */
 void safetensors_close(struct safetensors *st);
+/* "BF16": a type as the format spells it; NULL if it has none. */
+const char *safetensors_type(enum dtype type);
 /* The parser alone, for fuzzing: `data` must outlive the result. */
 struct safetensors *safetensors_parse(const unsigned char *data, size_t size, char *why);
 

@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: MIT */
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/base/die.h"
+#include "lib/base/file.h"
+#include "lib/base/mem.h"
+#include "lib/model/layout.h"
+#include "lib/model/safetensors.h"
+
+struct source {
+	const struct model *m;
+	const struct safetensor **of;	/* [nparams] */
+	int bad;			/* lowest parameter that has a NaN or an infinity; INT_MAX: none */
+};
+
+/* Masks and angles that old checkpoints carry along. */
+static int
+is_buffer(const char *name)
+{
+	static const char *const endings[] = { ".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq" };
+	size_t i, n = strlen(name), k;
+
+	for (i = 0; i < sizeof endings / sizeof *endings; i++)
+		if ((k = strlen(endings[i])) <= n && !strcmp(name + n - k, endings[i]))
+			return 1;
+	return 0;
+}
+
+static char *
+shape_text(char text[256], const uint64_t *shape, int rank)
+{
+	int i, n = 0;
+
+	n += snprintf(text, 256, "[");
+	for (i = 0; i < rank; i++)
+		n += snprintf(text + n, 256 - (size_t)n, "%s%llu", i ? ", " : "", (unsigned long long)shape[i]);
+	snprintf(text + n, 256 - (size_t)n, "]");
+	return text;
+}
+
+static int
+check_param(const struct param *p, const struct safetensor *t, char *why)
+{
+	uint64_t rows = (uint64_t)p->rows, columns = (uint64_t)p->columns;
+	uint64_t shape[2] = { p->transposed ? columns : rows, p->transposed ? rows : columns };
+	int rank = p->columns ? 2 : 1;
+	char has[256], needs[256];
+
+	if (!t)
+		return reason(why, "weight '%s' is missing", p->name);
+	if (t->type != DT_F32 && t->type != DT_BF16 && t->type != DT_F16)
+		return reason(why, "weight '%s' is of type %s, not F32, BF16 or F16", t->name,
+		    safetensors_type(t->type));
+	if (t->rank != rank || memcmp(t->shape, shape, (size_t)rank * sizeof *shape))
+		return reason(why, "weight '%s' has shape %s, but config.json asks for %s", t->name,
+		    shape_text(has, t->shape, t->rank), shape_text(needs, shape, rank));
+	return 0;
+}
+
+/* A tied head that is stored once more must be the embedding. */
+static int
+check_copy(const struct model *m, const struct safetensors *st, const struct safetensor *head, char *why)
+{
+	const struct safetensor *embed = safetensors_find_weight(st, m->params[0].name);
+
+	if (head->bytes == embed->bytes && head->type == embed->type && !memcmp(head->data, embed->data, head->bytes))
+		return 0;
+	return reason(why, "'lm_head.weight' is not the embedding, though tie_word_embeddings is true");
+}
+
+static int
+by_address(const void *a, const void *b)
+{
+	const struct safetensor *x = *(const struct safetensor *const *)a, *y = *(const struct safetensor *const *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Nothing may lie in the file that the model would not use. */
+static int
+check_unused(const struct model *m, const struct safetensors *st, const struct safetensor *const *of, char *why)
+{
+	size_t n = (size_t)m->nparams;
+	const struct safetensor **used = mem_copy(of, n * sizeof *of);
+	int i, rc = 0;
+
+	qsort(used, n, sizeof *used, by_address);
+	for (i = 0; i < st->count && !rc; i++) {
+		const struct safetensor *t = &st->tensors[i];
+
+		if (bsearch(&t, used, n, sizeof *used, by_address) || is_buffer(t->name))
+			continue;
+		if (m->config.tied && !strcmp(t->name, "lm_head.weight"))
+			rc = check_copy(m, st, t, why);
+		else
+			rc = reason(why, "weight '%s' would not be used by a model of this config.json", t->name);
+	}
+	free(used);
+	return rc;
+}
+
+static int
+check(const struct model *m, const struct safetensors *st, const struct safetensor **of, char *why)
+{
+	int i;
+
+	for (i = 0; i < m->nparams; i++) {
+		of[i] = safetensors_find_weight(st, m->params[i].name);
+		if (check_param(&m->params[i], of[i], why))
+			return -1;
+	}
+	return 0;
+}
+
+/* All bits of an exponent set: infinity or NaN. */
+static int
+is_finite(const void *x, enum dtype type, size_t n)
+{
+	const uint16_t *h = x;
+	const uint32_t *u = x;
+	uint32_t wide = 0x7f800000, bad = 0;
+	uint16_t narrow = type == DT_BF16 ? 0x7f80 : 0x7c00, bad16 = 0;
+	size_t i;
+
+	if (type == DT_F32) {
+		#pragma omp simd reduction(|:bad)
+		for (i = 0; i < n; i++)
+			bad |= (u[i] & wide) == wide;
+	} else {
+		#pragma omp simd reduction(|:bad16)
+		for (i = 0; i < n; i++)
+			bad16 |= (uint16_t)((h[i] & narrow) == narrow);
+	}
+	return !bad && !bad16;
+}
+
+/* Rows row .. row+rows-1 of a parameter, dense and aligned: in place where they are, else in scratch. */
+static const void *
+stage(const struct param *p, const struct safetensor *t, int row, int rows, void **scratch)
+{
+	size_t size = dtype_size(t->type), k = p->columns ? (size_t)p->columns : 1, n = (size_t)rows, i;
+	const char *data = t->data;
+
+	if (!p->transposed) {
+		data += (size_t)row * k * size;
+		return (uintptr_t)data % size ? *scratch = mem_copy(data, n * k * size) : data;
+	}
+	*scratch = mem_alloc(n * k * size);
+	for (i = 0; i < k; i++)
+		memcpy((char *)*scratch + i * n * size, data + (i * (size_t)p->rows + (size_t)row) * size, n * size);
+	return *scratch;
+}
+
+/* The slice's part of one parameter; row is the storage's. */
+static void
+put(struct source *from, const struct storage *s, int param, int row, int rows)
+{
+	const struct param *p = &from->m->params[param];
+	const struct safetensor *t = from->of[param];
+	const struct backend *be = from->m->be;
+	size_t n = (size_t)rows * (size_t)(p->columns ? p->columns : 1);
+	void *scratch = NULL;
+	const void *src = stage(p, t, row - p->row, rows, &scratch);
+
+	if (!is_finite(src, t->type, n)) {
+		#pragma omp critical
+		if (param < from->bad)
+			from->bad = param;
+	}
+	if (s->matrix) {
+		be->weight_put(s->matrix, row, rows, src, t->type, p->transposed);
+	} else {
+		float *wide = mem_alloc(n * sizeof *wide);
+
+		dtype_convert(wide, DT_F32, src, t->type, n);
+		be->upload(*s->vector + row, wide, n * sizeof *wide);
+		free(wide);
+	}
+	free(scratch);
+}
+
+static void
+fill(void *context, const struct storage *s, int row, int rows)
+{
+	struct source *from = context;
+	int i;
+
+	for (i = s->param; i < s->param + s->nparams; i++) {
+		const struct param *p = &from->m->params[i];
+		int first = p->row > row ? p->row : row;
+		int last = p->row + p->rows < row + rows ? p->row + p->rows : row + rows;
+
+		if (first < last)
+			put(from, s, i, first, last - first);
+	}
+}
+
+static int
+load(struct model *m, const struct safetensors *st, int whole, char *why)
+{
+	struct source from = { m, mem_zero((size_t)m->nparams, sizeof *from.of), INT_MAX };
+	int rc = check(m, st, from.of, why);
+
+	if (!rc && whole)
+		rc = check_unused(m, st, from.of, why);
+	if (!rc) {
+		layout_allocate(m);
+		layout_each_slice(m, fill, &from);
+		m->be->sync();
+		if (from.bad != INT_MAX)
+			rc = reason(why, "weight '%s' is not finite: it has a NaN or an infinity",
+			    from.of[from.bad]->name);
+	}
+	free(from.of);
+	return rc;
+}
+
+/* bf16 where all matrices are, whatever config.json says. */
+static enum dtype
+file_type(const struct safetensors *st)
+{
+	int i;
+
+	for (i = 0; i < st->count; i++)
+		if (st->tensors[i].rank == 2 && st->tensors[i].type != DT_BF16)
+			return DT_F32;
+	return DT_BF16;
+}
+
+static struct model *
+open_part(const char *directory, const struct backend *be, enum dtype type, int whole, char *why)
+{
+	struct model *m = mem_zero(1, sizeof *m);
+	char *path = file_join(directory, "config.json"), inner[REASON_MAX];
+	struct safetensors *st = NULL;
+	int rc = -1;
+
+	m->be = be;
+	m->directory = mem_string(directory);
+	if (!config_read(&m->config, path, why) && (st = safetensors_open_model(directory, why))) {
+		m->type = type ? type : file_type(st);
+		(whole ? layout_build : layout_build_head)(m);
+		if ((rc = load(m, st, whole, inner)))
+			reason(why, "'%s': %s", directory, inner);
+		safetensors_close(st);
+	}
+	free(path);
+	if (rc) {
+		model_free(m);
+		return NULL;
+	}
+	return m;
+}
+
+struct model *
+model_open(const char *directory, const struct backend *be, enum dtype type, char *why)
+{
+	return open_part(directory, be, type, 1, why);
+}
+
+static struct model *
+or_die(struct model *m, const char *why)
+{
+	if (!m)
+		die("%s", why);
+	return m;
+}
+
+struct model *
+model_load(const char *directory, const struct backend *be, enum dtype type)
+{
+	char why[REASON_MAX];
+
+	return or_die(open_part(directory, be, type, 1, why), why);
+}
+
+struct model *
+model_load_head(const char *directory, const struct backend *be, enum dtype type)
+{
+	char why[REASON_MAX];
+
+	return or_die(open_part(directory, be, type, 0, why), why);
+}
