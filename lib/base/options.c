@@ -11,14 +11,19 @@
 static struct common parsed;
 static int help, version;
 
+#define THREADS \
+	{ "threads", 'j', POPT_ARG_INT, &parsed.threads, 0, \
+	    "compute with N threads; results do not depend on it (default: all cores)", "N" }
+
 struct poptOption options_machine[] = {
 	{ "backend", 'b', POPT_ARG_STRING, &parsed.backend, 0,
 	    "compute with this row of kernels: ref, avx2, avx512, cuda (default: the fastest)", "NAME" },
-	{ "threads", 'j', POPT_ARG_INT, &parsed.threads, 0,
-	    "compute with N threads; results do not depend on it (default: all cores)", "N" },
+	THREADS,
 	{ "quiet", 'q', POPT_ARG_NONE, &parsed.quiet, 0, "no progress on stderr", NULL },
 	POPT_TABLEEND
 };
+
+struct poptOption options_threads[] = { THREADS, POPT_TABLEEND };
 
 struct poptOption options_help[] = {
 	{ "help", 'h', POPT_ARG_NONE, &help, 0, "print this help", NULL },
@@ -77,11 +82,15 @@ options_parse(int argc, const char **argv, const struct poptOption *table,
 }
 
 const char *
+options_operand(const struct common *common, int i)
+{
+	return strcmp(common->operands[i], "-") ? common->operands[i] : NULL;
+}
+
+const char *
 options_input(const struct common *common)
 {
-	const char *path = common->operands[0];
-
-	return path && strcmp(path, "-") ? path : NULL;
+	return common->noperands ? options_operand(common, 0) : NULL;
 }
 
 int

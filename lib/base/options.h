@@ -24,11 +24,14 @@ struct common {
 };
 
 extern struct poptOption options_machine[];	/* -b, -j, -q; for tools that compute */
+extern struct poptOption options_threads[];	/* -j; for tools that compute without kernels */
 extern struct poptOption options_help[];	/* -h, -V; for every tool */
 
 /* Last lines of a tool's table. */
 #define OPTIONS_COMMON \
 	{ NULL, 0, POPT_ARG_INCLUDE_TABLE, options_machine, 0, "Machine:", NULL }, OPTIONS_HELP
+#define OPTIONS_THREADS \
+	{ NULL, 0, POPT_ARG_INCLUDE_TABLE, options_threads, 0, "Machine:", NULL }, OPTIONS_HELP
 #define OPTIONS_HELP \
 	{ NULL, 0, POPT_ARG_INCLUDE_TABLE, options_help, 0, "Help:", NULL }, POPT_TABLEEND
 
@@ -43,6 +46,8 @@ void options_parse(int argc, const char **argv, const struct poptOption *table,
 
 /* The only operand, or NULL for stdin when there is none or it is "-". */
 const char *options_input(const struct common *common);
+/* The same of the i-th of several, which must be there. */
+const char *options_operand(const struct common *common, int i);
 
 /* The index of `word` in the NULL-terminated `words`; misuse that lists them otherwise. */
 int options_choice(const char *option, const char *word, const char *const *words);

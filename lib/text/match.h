@@ -13,8 +13,7 @@
 #include <jansson.h>
 #include <stddef.h>
 
-/* The text in the form that is compared, NUL-terminated beyond its size; to be freed. */
-char *match_normalize(const char *text, size_t size, size_t *normal_size);
+int match_pair(const char *a, size_t n, const char *b, size_t m);
 
 /* 1 if a prediction equals a string, or any string of an array. */
 int match_any(const json_t *prediction, const json_t *references);

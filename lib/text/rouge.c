@@ -15,13 +15,12 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 #include <xxhash.h>
 
-#include "lib/base/die.h"
 #include "lib/base/mem.h"
 #include "lib/text/porter.h"
 #include "lib/text/rouge.h"
+#include "lib/text/unicode.h"
 
 enum { WORDS_KEPT = 1 << 20 };	/* then the memory of words starts anew; 50 MB */
 
@@ -181,6 +180,7 @@ rouge_new(enum rouge_mode mode)
 {
 	struct rouge *rouge = mem_zero(1, sizeof *rouge);
 
+	unicode_init();
 	rouge->mode = mode;
 	table_init(&rouge->words);
 	table_init(&rouge->stems);
@@ -302,9 +302,9 @@ split_google(struct spans *spans, const char *s, size_t size)
 
 /* Scripts without spaces between words. */
 static int
-stands_alone(utf8proc_int32_t c)
+stands_alone(uint32_t c)
 {
-	static const utf8proc_int32_t ranges[][2] = {
+	static const uint32_t ranges[][2] = {
 		{ 0x0e00, 0x0e7f }, { 0x3005, 0x3007 }, { 0x3021, 0x3029 }, { 0x3031, 0x3035 },
 		{ 0x3038, 0x303c }, { 0x3041, 0x30ff }, { 0x31f0, 0x31ff }, { 0x3400, 0x4dbf },
 		{ 0x4e00, 0x9fff }, { 0xf900, 0xfaff }, { 0xff66, 0xff9f }, { 0x1b000, 0x1b16f },
@@ -318,35 +318,20 @@ stands_alone(utf8proc_int32_t c)
 	return 0;
 }
 
-static int
-in_words(utf8proc_int32_t c)
-{
-	utf8proc_category_t category = utf8proc_category(c);
-
-	return category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_NO;
-}
-
 /* The text as NFC, its broken bytes as spaces; to be freed. */
-static utf8proc_uint8_t *
-compose(const char *s, size_t size, size_t *composed_size)
+static unsigned char *
+compose(const char *text, size_t *size)
 {
-	utf8proc_uint8_t *whole = mem_copy(s, size), *composed;
-	utf8proc_int32_t c;
-	utf8proc_ssize_t n;
-	size_t i;
+	unsigned char *whole = mem_copy(text, *size), *composed;
+	int unstable, any = 0;
+	size_t i = 0;
 
-	for (i = 0; i < size; i += (size_t)n) {
-		n = utf8proc_iterate(whole + i, (utf8proc_ssize_t)(size - i), &c);
-		if (n <= 0) {
-			whole[i] = ' ';
-			n = 1;
-		}
-	}
-	n = utf8proc_map(whole, (utf8proc_ssize_t)size, &composed, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+	while (i += unicode_check(whole + i, *size - i, &unstable), any |= unstable, i < *size)
+		whole[i] = ' ';
+	if (!any)
+		return whole;
+	composed = unicode_nfc(whole, *size, size);
 	free(whole);
-	if (n < 0)
-		die("cannot normalise a text of %zu bytes: %s", size, utf8proc_errmsg(n));
-	*composed_size = (size_t)n;
 	return composed;
 }
 
@@ -361,21 +346,20 @@ cut(struct spans *spans, size_t end)
 static void
 split_unicode(struct spans *spans, const char *text, size_t size)
 {
-	utf8proc_uint8_t *nfc = compose(text, size, &size);
-	utf8proc_int32_t c;
-	utf8proc_ssize_t k;
-	size_t i, end = 0;
-	int alone;
+	unsigned char *nfc = compose(text, &size);
+	size_t i, k, end = 0;
+	uint32_t c;
+	int in_word, alone;
 
 	spans_start(spans, 2 * size);	/* lower case may need a byte more */
-	for (i = 0; i < size; i += (size_t)k) {
-		k = utf8proc_iterate(nfc + i, (utf8proc_ssize_t)(size - i), &c);
+	for (i = 0; i < size; i += k) {
+		c = unicode_get(nfc + i, &k);
+		in_word = unicode_flags(c) & (UNICODE_LETTER | UNICODE_MARK | UNICODE_NUMBER);
 		alone = stands_alone(c);
-		if (alone || !in_words(c))
+		if (alone || !in_word)
 			cut(spans, end);
-		if (in_words(c))
-			end += (size_t)utf8proc_encode_char(utf8proc_tolower(c),
-			    (utf8proc_uint8_t *)spans->bytes + end);
+		if (in_word)
+			end += unicode_put(unicode_lower(c), (unsigned char *)spans->bytes + end);
 		if (alone)
 			cut(spans, end);
 	}
