@@ -12,6 +12,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "lib/base/die.h"
 #include "lib/base/mem.h"
@@ -43,6 +44,22 @@ bpe_free(struct bpe *b)
 	free(b->first);
 	free(b->whole);
 	free(b);
+}
+
+/* Tables that are read at random lie in large pages where the system has them. */
+static void *
+table(size_t size)
+{
+	const size_t page = (size_t)2 << 20;
+	void *p;
+
+	if (size < page)
+		return mem_alloc(size);
+	size = (size + page - 1) / page * page;
+	if (!(p = aligned_alloc(page, size)))
+		die("out of memory, asking for %zu bytes", size);
+	madvise(p, size, MADV_HUGEPAGE);
+	return p;
 }
 
 static uint64_t
@@ -97,7 +114,8 @@ grow_index(struct bpe *b)
 
 	b->index_bits = b->index_bits ? b->index_bits + 1 : 10;
 	free(b->index);
-	b->index = mem_zero((size_t)1 << b->index_bits, sizeof *b->index);
+	b->index = table(sizeof *b->index << b->index_bits);
+	memset(b->index, 0, sizeof *b->index << b->index_bits);
 	for (id = 0; id < b->n; id++) {
 		if (!b->text[id].n)
 			continue;
@@ -225,7 +243,7 @@ index_pairs(struct bpe *b)
 		;
 	slots = (size_t)1 << b->pair_bits;
 	mask = slots - 1;
-	b->pair = mem_alloc(slots * sizeof *b->pair);
+	b->pair = table(slots * sizeof *b->pair);
 	memset(b->pair, 0xff, slots * sizeof *b->pair);
 	for (rank = 0; rank < b->merges; rank++) {
 		key = pair_key((uint32_t)(b->made_of[rank] >> 32), (uint32_t)b->made_of[rank]);
@@ -332,6 +350,9 @@ merge_short(const struct bpe *b, const unsigned char *word, size_t n, int32_t *o
 			out[i] = out[i + 1];
 			rank[i - 1] = rank[i];
 		}
+		/* both at once on their way from memory */
+		if (at + 1 < n)
+			__builtin_prefetch(&b->pair[pair_slot(b, pair_key((uint32_t)out[at], (uint32_t)out[at + 1]))]);
 		if (at > 0)
 			rank[at - 1] = pair_rank(b, (uint32_t)out[at - 1], (uint32_t)out[at]);
 		if (at + 1 < n)

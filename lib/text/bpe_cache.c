@@ -15,7 +15,7 @@
 enum {
 	AHEAD = 64,
 	SETS = 1 << 17, NARROW = 15, NARROW_IDS = 4,
-	WIDES = 1 << 14, WIDE = 62, WIDE_IDS = 16
+	WIDES = 1 << 13, WIDE = 62, WIDE_IDS = 48
 };
 
 struct key {
@@ -50,6 +50,7 @@ bpe_cache_new(const struct bpe *b)
 	c->sets = mmap(NULL, c->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (c->sets == MAP_FAILED)
 		die("out of memory, asking for %zu bytes", c->size);
+	madvise(c->sets, c->size, MADV_HUGEPAGE);
 	c->wides = (struct wide *)(c->sets + SETS);
 	return c;
 }
@@ -67,20 +68,17 @@ bpe_cache_free(struct bpe_cache *c)
 static inline struct key
 key_of(const unsigned char *p, size_t n, int safe)
 {
+	static const struct key mask[NARROW + 1] = {
+		{ 0, 0 }, { 0xff, 0 }, { 0xffff, 0 }, { 0xffffff, 0 }, { 0xffffffff, 0 }, { 0xffffffffff, 0 },
+		{ 0xffffffffffff, 0 }, { 0xffffffffffffff, 0 }, { UINT64_MAX, 0 }, { UINT64_MAX, 0xff },
+		{ UINT64_MAX, 0xffff }, { UINT64_MAX, 0xffffff }, { UINT64_MAX, 0xffffffff },
+		{ UINT64_MAX, 0xffffffffff }, { UINT64_MAX, 0xffffffffffff }, { UINT64_MAX, 0xffffffffffffff }
+	};
 	struct key k = { 0, 0 };
 
-	if (!safe) {
-		memcpy(&k, p, n);
-		k.high |= (uint64_t)n << 56;
-		return k;
-	}
-	memcpy(&k, p, sizeof k);
-	if (n < 8) {
-		k.low &= ((uint64_t)1 << 8 * n) - 1;
-		k.high = 0;
-	} else
-		k.high &= ((uint64_t)1 << 8 * (n - 8)) - 1;
-	k.high |= (uint64_t)n << 56;
+	memcpy(&k, p, safe ? sizeof k : n);
+	k.low &= mask[n].low;
+	k.high = (k.high & mask[n].high) | (uint64_t)n << 56;
 	return k;
 }
 
@@ -123,32 +121,81 @@ wide_of(struct bpe_cache *c, const unsigned char *word, size_t n)
 	return &c->wides[h >> 40 & (WIDES - 1)];
 }
 
-/* A word that no narrow entry holds. */
+/* The set that takes what does not fit into this one: the other half of two cache lines. */
+static inline struct narrow *
+neighbour(const struct bpe_cache *c, const struct narrow *set)
+{
+	return c->sets[((size_t)(set - c->sets[0]) / 2) ^ 1];
+}
+
 static void
-encode_word(struct bpe_cache *c, const unsigned char *word, size_t n, struct narrow *set, struct key key, struct ids *out)
+keep_narrow(struct bpe_cache *c, struct narrow *set, struct key key, const int32_t *id, size_t n)
+{
+	struct narrow *other = neighbour(c, set), *e = &set[1];
+	int i;
+
+	if (!set[0].key.high)
+		e = &set[0];
+	else if (set[1].key.high && !other[0].key.high)
+		e = &other[0];
+	else if (set[1].key.high && !other[1].key.high)
+		e = &other[1];
+	e->key = key;
+	for (i = 0; i < NARROW_IDS; i++)
+		e->id[i] = i < (int)n ? id[i] : -1;
+}
+
+static void
+keep_wide(struct wide *w, const unsigned char *word, size_t n, const int32_t *id, size_t ids)
+{
+	w->n = (uint8_t)n;
+	w->ids = (uint8_t)ids;
+	memcpy(w->word, word, n);
+	memcpy(w->id, id, ids * sizeof *id);
+}
+
+static void
+encode_wide(struct bpe_cache *c, const unsigned char *word, size_t n, struct ids *out)
 {
 	struct wide *w = wide_of(c, word, n);
 	int32_t *id = out->id + out->n;
-	size_t made, i;
+	size_t made;
 
 	if (w->n == n && !memcmp(w->word, word, n)) {
-		memcpy(id, w->id, sizeof w->id);
+		memcpy(id, w->id, w->ids * sizeof *id);
 		out->n += w->ids;
 		return;
 	}
 	made = bpe_word(c->bpe, word, n, id);
+	if (n <= WIDE && made <= WIDE_IDS)
+		keep_wide(w, word, n, id, made);
 	out->n += made;
-	if (n <= NARROW && made <= NARROW_IDS) {
-		set[1] = set[0];
-		set[0].key = key;
-		for (i = 0; i < NARROW_IDS; i++)
-			set[0].id[i] = i < made ? id[i] : -1;
-	} else if (n <= WIDE && made <= WIDE_IDS) {
-		w->n = (uint8_t)n;
-		w->ids = (uint8_t)made;
-		memcpy(w->word, word, n);
-		memcpy(w->id, id, made * sizeof *id);
+}
+
+/* A short word that its set does not hold. */
+static void
+encode_narrow(struct bpe_cache *c, const unsigned char *word, size_t n, struct narrow *set, struct key key, struct ids *out)
+{
+	const struct narrow *other = neighbour(c, set);
+	const struct wide *w;
+	int32_t *id = out->id + out->n;
+	size_t made;
+
+	if (same(other[0].key, key) || same(other[1].key, key)) {
+		take(out, same(other[0].key, key) ? &other[0] : &other[1]);
+		return;
 	}
+	w = wide_of(c, word, n);
+	if (w->n == n && !memcmp(w->word, word, n)) {
+		encode_wide(c, word, n, out);
+		return;
+	}
+	made = bpe_word(c->bpe, word, n, id);
+	if (made <= NARROW_IDS)
+		keep_narrow(c, set, key, id, made);
+	else
+		keep_wide(wide_of(c, word, n), word, n, id, made);
+	out->n += made;
 }
 
 void
@@ -158,25 +205,29 @@ bpe_cache_encode(struct bpe_cache *c, const struct scan *scan, const unsigned ch
 	struct key keys[AHEAD];
 	struct narrow *sets[AHEAD];
 	size_t pieces, i, size;
+	int second;
 
 	while ((pieces = scan_pieces(scan, text, at, end, ends, AHEAD))) {
 		for (i = 0, p = at; i < pieces; p = ends[i++]) {
 			size = (size_t)(ends[i] - p);
 			if (size > NARROW)
 				continue;
-			keys[i] = key_of(p, size, end - p >= 16);
+			keys[i] = key_of(p, size, end - p >= (ptrdiff_t)sizeof *keys);
 			sets[i] = c->sets[set_of(keys[i])];
 			__builtin_prefetch(sets[i]);
 		}
-		ids_reserve(out, (size_t)(ends[pieces - 1] - at) + WIDE_IDS);
+		ids_reserve(out, (size_t)(ends[pieces - 1] - at) + NARROW_IDS);
 		for (i = 0, p = at; i < pieces; p = ends[i++]) {
 			size = (size_t)(ends[i] - p);
-			if (size <= NARROW && same(sets[i][0].key, keys[i]))
-				take(out, &sets[i][0]);
-			else if (size <= NARROW && same(sets[i][1].key, keys[i]))
-				take(out, &sets[i][1]);
+			if (size > NARROW) {
+				encode_wide(c, p, size, out);
+				continue;
+			}
+			second = same(sets[i][1].key, keys[i]);
+			if (second | same(sets[i][0].key, keys[i]))
+				take(out, &sets[i][second]);
 			else
-				encode_word(c, p, size, size <= NARROW ? sets[i] : NULL, size <= NARROW ? keys[i] : (struct key){ 0, 0 }, out);
+				encode_narrow(c, p, size, sets[i], keys[i], out);
 		}
 		at = ends[pieces - 1];
 	}

@@ -9,10 +9,12 @@
  *   GPT-2: contraction | a blank and letters, numbers or others |
  *          white space but its last code point | white space
  *
- * Letters of ASCII are skipped eight at a time.
+ * Letters of ASCII are looked at sixteen at a time.
  */
 #define PCRE2_CODE_UNIT_WIDTH 8
+#include <emmintrin.h>
 #include <pcre2.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +37,9 @@ struct scan {
 	pcre2_code *code;
 };
 
+/* ASCII that a word may begin with; an apostrophe may begin a contraction instead. */
+static uint8_t lead_gpt2[256], lead_qwen2[256];
+
 typedef const unsigned char *(*next_piece)(const unsigned char *p, const unsigned char *end);
 
 /* Letter, number, white space or none of them; *size gets the bytes. Nothing at the end is white space. */
@@ -48,31 +53,32 @@ kind(const unsigned char *p, const unsigned char *end, size_t *size)
 	return unicode_flags(unicode_get(p, size)) & KINDS;
 }
 
-/* High bits of the bytes that are ASCII letters. */
-static inline uint64_t
-letter_bits(uint64_t w)
-{
-	const uint64_t one = 0x0101010101010101, high = one << 7;
-	uint64_t t = (w | one * 0x20) & ~high;
+enum { STEP = 16 };
 
-	return (t + one * (0x80 - 'a')) & ~(t + one * (0x7f - 'z')) & ~w & high;
+/* A bit for each of the 16 bytes at p that is an ASCII letter. */
+static inline unsigned
+letter_bits(const unsigned char *p)
+{
+	__m128i bytes = _mm_or_si128(_mm_loadu_si128((const __m128i *)p), _mm_set1_epi8(0x20));
+	__m128i from_a = _mm_sub_epi8(bytes, _mm_set1_epi8('a'));
+
+	return (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_min_epu8(from_a, _mm_set1_epi8(25)), from_a));
 }
 
-static inline const unsigned char *
+static const unsigned char *
 skip_letters(const unsigned char *p, const unsigned char *end)
 {
-	uint64_t w, other;
+	unsigned other;
 	size_t size;
 
 	for (;;) {
-		while (end - p >= 8) {
-			memcpy(&w, p, 8);
-			other = letter_bits(w) ^ 0x8080808080808080;
+		while (end - p >= STEP) {
+			other = ~letter_bits(p) & 0xffff;
 			if (other) {
-				p += __builtin_ctzll(other) / 8;
+				p += __builtin_ctz(other);
 				break;
 			}
-			p += 8;
+			p += STEP;
 		}
 		while (p < end && *p < 0x80 && unicode_table[*p] & UNICODE_LETTER)
 			p++;
@@ -80,6 +86,24 @@ skip_letters(const unsigned char *p, const unsigned char *end)
 			return p;
 		p += size;
 	}
+}
+
+/*
+ * The most frequent piece: letters of ASCII behind one byte that may stand
+ * before them, or that is one of them. NULL if this is not such a place.
+ */
+static inline const unsigned char *
+plain_word(const unsigned char *p, const unsigned char *end, const uint8_t *may_lead)
+{
+	unsigned letters, n;
+
+	if (end - p <= STEP || !may_lead[*p])
+		return NULL;
+	letters = letter_bits(p);
+	if (!(letters & 3))
+		return NULL;
+	n = (unsigned)__builtin_ctz(~(letters | 1));
+	return n < STEP && p[n] < 0x80 ? p + n : skip_letters(p + n, end);
 }
 
 static inline const unsigned char *
@@ -144,9 +168,13 @@ blanks_and_lines(const unsigned char *p, const unsigned char *end)
 static inline const unsigned char *
 next_qwen2(const unsigned char *p, const unsigned char *end)
 {
+	const unsigned char *word = plain_word(p, end, lead_qwen2);
 	size_t size, after, n;
-	unsigned k = kind(p, end, &size), follows;
+	unsigned k, follows;
 
+	if (word)
+		return word;
+	k = kind(p, end, &size);
 	if (k & UNICODE_LETTER)
 		return skip_letters(p, end);
 	if (k & UNICODE_NUMBER)
@@ -166,9 +194,12 @@ next_qwen2(const unsigned char *p, const unsigned char *end)
 static inline const unsigned char *
 next_gpt2(const unsigned char *p, const unsigned char *end)
 {
+	const unsigned char *word = plain_word(p, end, lead_gpt2);
 	size_t size, n;
 	unsigned k;
 
+	if (word)
+		return word;
 	if (*p == '\'' && (n = contraction(p, end, 0)))
 		return p + n;
 	k = kind(p + (*p == ' '), end, &size);
@@ -276,14 +307,27 @@ scan_open_pcre2(const char *pattern, char *why)
 	return s;
 }
 
+static void
+fill_leads(void)
+{
+	int c;
+
+	unicode_init();
+	for (c = 0; c < 0x80; c++) {
+		lead_gpt2[c] = c == ' ' || unicode_table[c] & UNICODE_LETTER;
+		lead_qwen2[c] = !(unicode_table[c] & UNICODE_NUMBER) && c != '\r' && c != '\n' && c != '\'';
+	}
+}
+
 struct scan *
 scan_open(const char *pattern, char *why)
 {
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	struct scan *s;
 
 	if (strcmp(pattern, scan_qwen2) && strcmp(pattern, scan_gpt2))
 		return scan_open_pcre2(pattern, why);
-	unicode_init();
+	pthread_once(&once, fill_leads);
 	s = mem_zero(1, sizeof *s);
 	s->pattern = mem_string(pattern);
 	s->pieces = strcmp(pattern, scan_qwen2) ? pieces_gpt2 : pieces_qwen2;
