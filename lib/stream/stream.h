@@ -64,6 +64,11 @@ const json_t *stream_header(const struct stream_in *in);	/* owned by the stream 
 const char *stream_type(const struct stream_in *in);
 const char *stream_name(const struct stream_in *in);		/* the path, or <stdin> */
 int stream_get(struct stream_in *in, struct record *r);	/* 1, or 0 at the end mark; r is valid until the next call */
+/*
+ * Whether the next record was handed over together with the last one, so that getting it waits for no
+ * writer. It depends on the stream's bytes alone, never on time.
+ */
+int stream_more(const struct stream_in *in);
 void stream_shard(struct stream_in *in, const char *spec);	/* "i/n": only records with index % n == i-1 */
 void stream_close(struct stream_in *in);
 

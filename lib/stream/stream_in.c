@@ -388,6 +388,21 @@ stream_get(struct stream_in *in, struct record *r)
 	return 1;
 }
 
+int
+stream_more(const struct stream_in *in)
+{
+	const struct slot *slot = &in->slots[in->current];
+	uint64_t left, i;
+
+	if (!in->started || !slot->full || slot->rc <= 0)
+		return 0;
+	left = slot->records - in->taken;
+	for (i = 0; i < left && i < in->shards; i++)
+		if ((in->record + i) % in->shards == in->shard)
+			return 1;
+	return 0;
+}
+
 static void
 check_type(const struct stream_in *in, const char *want)
 {
