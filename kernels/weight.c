@@ -3,8 +3,11 @@
  * weight - between matrices as files hold them and the panels of kernels/panel.h
  *
  * One block of PANEL outputs and BLOCK inputs at a time passes through f32, so
- * that reads and writes are both in runs.
+ * that reads and writes are both in runs. Where both sides have one type, words
+ * of 32 bits are moved as they are, one f32 or a pair of bf16: a panel is [words][PANEL].
  */
+#include <string.h>
+
 #include "kernels/cpu.h"
 #include "kernels/panel.h"
 
@@ -119,6 +122,34 @@ block_place(struct block *b, const struct plain *s, int p, int i, int k)
 	b->i1 = k - i < BLOCK ? k : i + BLOCK;
 }
 
+static int
+same_words(const struct plain *s, const struct weight *w)
+{
+	return s->type == w->type && !s->transposed && (w->type == DT_F32 || w->k % 2 == 0);
+}
+
+/* Panel p's part of the rows, LINE words of each at a time. */
+static void
+move_words(const struct plain *s, const struct weight *w, int p, int put)
+{
+	enum { LINE = 16 };
+	size_t words = (size_t)w->k * dtype_size(w->type) / 4, i, j;
+	uint32_t *panel = (uint32_t *)w->data + (size_t)p * words * PANEL;
+	int first = p * PANEL > s->row ? p * PANEL : s->row, o;
+	int last = (p + 1) * PANEL < s->row + s->rows ? (p + 1) * PANEL : s->row + s->rows;
+
+	for (i = 0; i < words; i += LINE)
+		for (o = first; o < last; o++) {
+			char *row = s->data + (size_t)(o - s->row) * words * 4;
+
+			for (j = i; j < i + LINE && j < words; j++)
+				if (put)
+					memcpy(panel + j * PANEL + o % PANEL, row + j * 4, 4);
+				else
+					memcpy(row + j * 4, panel + j * PANEL + o % PANEL, 4);
+		}
+}
+
 void
 weight_put_cpu(struct weight *w, int row, int rows, const void *src, enum dtype from, int transposed)
 {
@@ -126,7 +157,11 @@ weight_put_cpu(struct weight *w, int row, int rows, const void *src, enum dtype 
 	int p, i;
 
 	#pragma omp parallel for schedule(static) private(i)
-	for (p = row / PANEL; p < (row + rows + PANEL - 1) / PANEL; p++)
+	for (p = row / PANEL; p < (row + rows + PANEL - 1) / PANEL; p++) {
+		if (same_words(&s, w)) {
+			move_words(&s, w, p, 1);
+			continue;
+		}
 		for (i = 0; i < w->k; i += BLOCK) {
 			struct block b;
 
@@ -134,6 +169,7 @@ weight_put_cpu(struct weight *w, int row, int rows, const void *src, enum dtype 
 			block_read_plain(&b, &s, w->k);
 			block_write_panel(&b, w);
 		}
+	}
 }
 
 void
@@ -143,7 +179,11 @@ weight_get_cpu(void *dst, enum dtype to, const struct weight *w, int row, int ro
 	int p, i;
 
 	#pragma omp parallel for schedule(static) private(i)
-	for (p = row / PANEL; p < (row + rows + PANEL - 1) / PANEL; p++)
+	for (p = row / PANEL; p < (row + rows + PANEL - 1) / PANEL; p++) {
+		if (same_words(&s, w)) {
+			move_words(&s, w, p, 0);
+			continue;
+		}
 		for (i = 0; i < w->k; i += BLOCK) {
 			struct block b;
 
@@ -151,4 +191,5 @@ weight_get_cpu(void *dst, enum dtype to, const struct weight *w, int row, int ro
 			block_read_panel(&b, w);
 			block_write_plain(&b, &s, w->k);
 		}
+	}
 }
