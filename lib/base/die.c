@@ -64,5 +64,8 @@ reason(char *why, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(why, REASON_MAX, fmt, ap);
 	va_end(ap);
+	for (; *why; why++)
+		if ((unsigned char)*why < ' ' || *why == '\x7f')
+			*why = '?';
 	return -1;
 }

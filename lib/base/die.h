@@ -23,6 +23,7 @@ void warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /*
  * For parsers of foreign bytes: write the reason into why[REASON_MAX] and
  * return -1, so that a parser's failure reads `return reason(why, "...", ...)`.
+ * It is one line: control characters of foreign names become '?'.
  */
 enum { REASON_MAX = 512 };
 int reason(char *why, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
