@@ -24,14 +24,14 @@ struct reader {
 __attribute__((format(printf, 2, 3))) static void
 fail(struct reader *r, const char *fmt, ...)
 {
+	char text[REASON_MAX];
 	va_list ap;
 
-	if (r->failed)
-		return;
 	va_start(ap, fmt);
-	vsnprintf(r->why, REASON_MAX, fmt, ap);
+	vsnprintf(text, sizeof text, fmt, ap);
 	va_end(ap);
-	r->failed = 1;
+	if (!r->failed)
+		r->failed = reason(r->why, "%s", text);
 }
 
 /* NULL where the key is absent; null is absent. */
@@ -205,10 +205,11 @@ llama(struct reader *r, struct config *c)
 	c->heads = integer(r, "num_attention_heads", REQUIRED, MAX_WIDTH);
 	c->kv_heads = integer(r, "num_key_value_heads", c->heads, MAX_WIDTH);
 	c->ffn = integer(r, "intermediate_size", REQUIRED, MAX_WIDTH);
-	c->positions = integer(r, "max_position_embeddings", c->family == FAMILY_QWEN2 ? 32768 : 2048,
-	    MAX_POSITIONS);
+	c->positions = integer(r, "max_position_embeddings",
+	    c->family == FAMILY_QWEN2 ? 32768 : 2048, MAX_POSITIONS);
 	if (!r->failed && !get(r, "head_dim") && c->hidden % c->heads)
-		fail(r, "hidden_size %d is no multiple of num_attention_heads %d", c->hidden, c->heads);
+		fail(r, "hidden_size %d is no multiple of num_attention_heads %d", c->hidden,
+		    c->heads);
 	c->d = integer(r, "head_dim", c->heads ? c->hidden / c->heads : 0, 1 << 14);
 	c->tied = flag(r, "tie_word_embeddings", 0);
 	c->qkv_bias = c->family == FAMILY_QWEN2;
@@ -218,7 +219,8 @@ llama(struct reader *r, struct config *c)
 	fixed(r, "mlp_bias", 0);
 	fixed(r, "use_mrope", 0);
 	if (!r->failed && c->heads % c->kv_heads)
-		fail(r, "num_attention_heads %d is no multiple of num_key_value_heads %d", c->heads, c->kv_heads);
+		fail(r, "num_attention_heads %d is no multiple of num_key_value_heads %d", c->heads,
+		    c->kv_heads);
 	if (!r->failed && c->d % 2)
 		fail(r, "head_dim %d is odd", c->d);
 	if (!r->failed && (long)(c->heads + 2 * c->kv_heads) * c->d > MAX_WIDTH)
@@ -334,7 +336,8 @@ ids_of(const json_t *value, int *ids, int max, char *why)
 	for (i = 0; i < n; i++) {
 		const json_t *id = json_is_array(value) ? json_array_get(value, i) : value;
 
-		if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > MAX_VOCAB)
+		if (!json_is_integer(id) || json_integer_value(id) < 0 ||
+		    json_integer_value(id) > MAX_VOCAB)
 			return reason(why, "eos_token_id is no id and no list of ids");
 		ids[i] = (int)json_integer_value(id);
 	}

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -10,12 +10,14 @@
 #include "lib/model/layout.h"
 #include "lib/model/safetensors.h"
 
-enum { PIECE = 4096, PIECES = 16 };	/* of a tensor larger than their product, so much is hashed, evenly spread */
+/* Of a tensor larger than their product so much is hashed, evenly spread. */
+enum { PIECE = 4096, PIECES = 16 };
 
 static void
 hash_tensor(XXH3_state_t *state, const struct safetensor *t)
 {
 	const char *data = t->data;
+	size_t step;
 	int i;
 
 	XXH3_128bits_update(state, &t->type, sizeof t->type);
@@ -24,8 +26,9 @@ hash_tensor(XXH3_state_t *state, const struct safetensor *t)
 		XXH3_128bits_update(state, data, t->bytes);
 		return;
 	}
+	step = (t->bytes - PIECE) / (PIECES - 1);
 	for (i = 0; i < PIECES; i++)
-		XXH3_128bits_update(state, data + (t->bytes - PIECE) / (PIECES - 1) * (size_t)i, PIECE);
+		XXH3_128bits_update(state, data + step * (size_t)i, PIECE);
 }
 
 static char *
@@ -34,7 +37,7 @@ finish(XXH3_state_t *state)
 	XXH128_hash_t h = XXH3_128bits_digest(state);
 
 	XXH3_freeState(state);
-	return mem_format("%016llx%016llx", (unsigned long long)h.high64, (unsigned long long)h.low64);
+	return mem_format("%016" PRIx64 "%016" PRIx64, h.high64, h.low64);
 }
 
 static XXH3_state_t *

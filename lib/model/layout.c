@@ -7,7 +7,7 @@
 
 struct names {
 	const char *embed, *position, *norm1, *norm2, *final;
-	const char *qkv[4], *o[2], *up[3], *down[2];	/* the parts of a fused matrix, NULL-terminated */
+	const char *qkv[4], *o[2], *up[3], *down[2];	/* parts of a fused matrix, then NULL */
 };
 
 static const struct names names_gpt2 = {
@@ -16,7 +16,8 @@ static const struct names names_gpt2 = {
 };
 
 static const struct names names_llama = {
-	"model.embed_tokens.weight", NULL, "input_layernorm", "post_attention_layernorm", "model.norm",
+	"model.embed_tokens.weight", NULL,
+	"input_layernorm", "post_attention_layernorm", "model.norm",
 	{ "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj" }, { "self_attn.o_proj" },
 	{ "mlp.gate_proj", "mlp.up_proj" }, { "mlp.down_proj" }
 };
@@ -73,21 +74,23 @@ add_norm(struct model *m, struct norm *norm, const char *prefix, const char *nam
 
 /* Of several parts the first has `first` rows, the others share the rest evenly. */
 static void
-add_parts(struct model *m, const char *prefix, const char *const *parts, const char *what, int n, int first,
-    int transposed)
+add_parts(struct model *m, const char *prefix, const char *const *parts, const char *what,
+    int n, int first, int transposed)
 {
 	int i, count = 0;
 
 	while (parts[count])
 		count++;
-	for (i = 0; i < count; i++)
-		add_param(m, count == 1 ? n : i == 0 ? first : (n - first) / (count - 1), transposed,
-		    mem_format("%s%s.%s", prefix, parts[i], what));
+	for (i = 0; i < count; i++) {
+		int rows = count == 1 ? n : i == 0 ? first : (n - first) / (count - 1);
+
+		add_param(m, rows, transposed, mem_format("%s%s.%s", prefix, parts[i], what));
+	}
 }
 
 static void
-add_linear(struct model *m, struct linear *l, const char *prefix, const char *const *parts, int n, int first, int k,
-    int bias)
+add_linear(struct model *m, struct linear *l, const char *prefix, const char *const *parts,
+    int n, int first, int k, int bias)
 {
 	int gpt2 = m->config.family == FAMILY_GPT2;
 
@@ -105,9 +108,9 @@ add_block(struct model *m, int layer)
 	const struct config *c = &m->config;
 	const struct names *names = names_of(c);
 	struct block *b = &m->blocks[layer];
-	int q = c->heads * c->d, kv = c->kv_heads * c->d, up = c->family == FAMILY_GPT2 ? c->ffn : 2 * c->ffn;
-	int first = m->nstorage, i;
-	char *prefix = mem_format(c->family == FAMILY_GPT2 ? "transformer.h.%d." : "model.layers.%d.", layer);
+	int gpt2 = c->family == FAMILY_GPT2, first = m->nstorage, i;
+	int q = c->heads * c->d, kv = c->kv_heads * c->d, up = gpt2 ? c->ffn : 2 * c->ffn;
+	char *prefix = mem_format(gpt2 ? "transformer.h.%d." : "model.layers.%d.", layer);
 
 	add_norm(m, &b->norm1, prefix, names->norm1);
 	add_linear(m, &b->qkv, prefix, names->qkv, q + 2 * kv, q, c->hidden, c->qkv_bias);
@@ -202,7 +205,7 @@ layout_allocate(struct model *m)
 		m->head = m->embed;
 }
 
-enum { SLICE = 256 };	/* rows; a multiple of every layout's panel, so slices share no memory */
+enum { SLICE = 256 };	/* rows; a multiple of any panel, so that slices share no memory */
 
 void
 layout_each_slice(const struct model *m,
@@ -216,7 +219,8 @@ layout_each_slice(const struct model *m,
 		int rows = s->matrix ? s->matrix->n : (int)s->n, step = s->matrix ? SLICE : rows;
 
 		for (row = 0; row < rows; row += step)
-			MEM_PUSH(slices, n, cap, ((struct slice){ s, row, rows - row < step ? rows - row : step }));
+			MEM_PUSH(slices, n, cap,
+			    ((struct slice){ s, row, rows - row < step ? rows - row : step }));
 	}
 	#pragma omp parallel for schedule(dynamic)
 	for (i = 0; i < n; i++)

@@ -11,8 +11,8 @@
 #include "lib/model/model.h"
 
 void layout_build(struct model *m);
-void layout_build_head(struct model *m);	/* the head alone, under the embedding's name when tied */
-void layout_allocate(struct model *m);		/* zero memory for every storage without; dies */
+void layout_build_head(struct model *m);	/* the head alone */
+void layout_allocate(struct model *m);		/* zero memory for every storage that has none; dies */
 
 /* "lm_head.weight", or the embedding's name when tied. */
 const char *layout_head_name(const struct config *c);

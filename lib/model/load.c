@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <inttypes.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,14 +13,16 @@
 struct source {
 	const struct model *m;
 	const struct safetensor **of;	/* [nparams] */
-	int bad;			/* lowest parameter that has a NaN or an infinity; INT_MAX: none */
+	int bad;	/* lowest parameter that has a NaN or an infinity; INT_MAX: none */
 };
 
 /* Masks and angles that old checkpoints carry along. */
 static int
 is_buffer(const char *name)
 {
-	static const char *const endings[] = { ".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq" };
+	static const char *const endings[] = {
+		".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq",
+	};
 	size_t i, n = strlen(name), k;
 
 	for (i = 0; i < sizeof endings / sizeof *endings; i++)
@@ -35,7 +38,7 @@ shape_text(char text[256], const uint64_t *shape, int rank)
 
 	n += snprintf(text, 256, "[");
 	for (i = 0; i < rank; i++)
-		n += snprintf(text + n, 256 - (size_t)n, "%s%llu", i ? ", " : "", (unsigned long long)shape[i]);
+		n += snprintf(text + n, 256 - (size_t)n, "%s%" PRIu64, i ? ", " : "", shape[i]);
 	snprintf(text + n, 256 - (size_t)n, "]");
 	return text;
 }
@@ -61,26 +64,30 @@ check_param(const struct param *p, const struct safetensor *t, char *why)
 
 /* A tied head that is stored once more must be the embedding. */
 static int
-check_copy(const struct model *m, const struct safetensors *st, const struct safetensor *head, char *why)
+check_copy(const struct model *m, const struct safetensors *st, const struct safetensor *head,
+    char *why)
 {
 	const struct safetensor *embed = safetensors_find_weight(st, m->params[0].name);
 
-	if (head->bytes == embed->bytes && head->type == embed->type && !memcmp(head->data, embed->data, head->bytes))
+	if (head->bytes == embed->bytes && head->type == embed->type &&
+	    !memcmp(head->data, embed->data, head->bytes))
 		return 0;
-	return reason(why, "'lm_head.weight' is not the embedding, though tie_word_embeddings is true");
+	return reason(why, "'%s' is not the embedding, though tied to it", head->name);
 }
 
 static int
 by_address(const void *a, const void *b)
 {
-	const struct safetensor *x = *(const struct safetensor *const *)a, *y = *(const struct safetensor *const *)b;
+	const struct safetensor *x = *(const struct safetensor *const *)a;
+	const struct safetensor *y = *(const struct safetensor *const *)b;
 
 	return x < y ? -1 : x > y;
 }
 
 /* Nothing may lie in the file that the model would not use. */
 static int
-check_unused(const struct model *m, const struct safetensors *st, const struct safetensor *const *of, char *why)
+check_unused(const struct model *m, const struct safetensors *st,
+    const struct safetensor *const *of, char *why)
 {
 	size_t n = (size_t)m->nparams;
 	const struct safetensor **used = mem_copy(of, n * sizeof *of);
@@ -95,7 +102,7 @@ check_unused(const struct model *m, const struct safetensors *st, const struct s
 		if (m->config.tied && !strcmp(t->name, "lm_head.weight"))
 			rc = check_copy(m, st, t, why);
 		else
-			rc = reason(why, "weight '%s' would not be used by a model of this config.json", t->name);
+			rc = reason(why, "weight '%s' would not be used", t->name);
 	}
 	free(used);
 	return rc;
@@ -136,20 +143,22 @@ is_finite(const void *x, enum dtype type, size_t n)
 	return !bad && !bad16;
 }
 
-/* Rows row .. row+rows-1 of a parameter, dense and aligned: in place where they are, else in scratch. */
+/* Rows row .. row+rows-1 of a parameter, dense and aligned: where they are, or in scratch. */
 static const void *
 stage(const struct param *p, const struct safetensor *t, int row, int rows, void **scratch)
 {
-	size_t size = dtype_size(t->type), k = p->columns ? (size_t)p->columns : 1, n = (size_t)rows, i;
+	size_t size = dtype_size(t->type), k = p->columns ? (size_t)p->columns : 1, i;
+	size_t n = (size_t)rows * size, pitch = (size_t)p->rows * size;
 	const char *data = t->data;
 
 	if (!p->transposed) {
 		data += (size_t)row * k * size;
-		return (uintptr_t)data % size ? *scratch = mem_copy(data, n * k * size) : data;
+		return (uintptr_t)data % size ? *scratch = mem_copy(data, n * k) : data;
 	}
-	*scratch = mem_alloc(n * k * size);
+	data += (size_t)row * size;
+	*scratch = mem_alloc(n * k);
 	for (i = 0; i < k; i++)
-		memcpy((char *)*scratch + i * n * size, data + (i * (size_t)p->rows + (size_t)row) * size, n * size);
+		memcpy((char *)*scratch + i * n, data + i * pitch, n);
 	return *scratch;
 }
 

@@ -98,8 +98,10 @@ model_rope(struct model *m, int positions)
 		double frequency = pow(m->config.rope_theta, -2.0 * i / m->config.d);
 
 		for (p = 0; p < positions; p++) {
-			table[((size_t)p * (size_t)half + (size_t)i) * 2] = (float)cos(p * frequency);
-			table[((size_t)p * (size_t)half + (size_t)i) * 2 + 1] = (float)sin(p * frequency);
+			float *pair = table + ((size_t)p * (size_t)half + (size_t)i) * 2;
+
+			pair[0] = (float)cos(p * frequency);
+			pair[1] = (float)sin(p * frequency);
 		}
 	}
 	if (m->rope)

@@ -91,6 +91,7 @@ void model_randomise(struct model *m, uint64_t seed);
  * NULL), model.safetensors in `type`. Complete when it has its name; dies.
  */
 void model_save(const struct model *m, const char *directory, const char *from, enum dtype type);
+extern size_t model_shard;	/* bytes that a file of weights may have: 5 GB, as Transformers cuts */
 /* The tokenizer's files and generation_config.json alone, where there are such. */
 void model_copy_tokenizer(const char *from, const char *to);
 void model_free(struct model *m);

@@ -65,7 +65,8 @@ is_scale(const struct model *m, const struct storage *s)
 {
 	const struct block *b = s->layer < 0 ? NULL : &m->blocks[s->layer];
 
-	return s->vector == &m->final.w || (b && (s->vector == &b->norm1.w || s->vector == &b->norm2.w));
+	return s->vector == &m->final.w ||
+	    (b && (s->vector == &b->norm1.w || s->vector == &b->norm2.w));
 }
 
 static void

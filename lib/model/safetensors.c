@@ -58,7 +58,8 @@ parse_shape(struct safetensor *t, const json_t *shape, uint64_t *need, char *why
 }
 
 static int
-parse_tensor(struct safetensor *t, const json_t *entry, const unsigned char *data, size_t size, char *why)
+parse_tensor(struct safetensor *t, const json_t *entry, const unsigned char *data, size_t size,
+    char *why)
 {
 	const char *type = json_string_value(json_object_get(entry, "dtype"));
 	const json_t *offsets = json_object_get(entry, "data_offsets");
@@ -67,15 +68,18 @@ parse_tensor(struct safetensor *t, const json_t *entry, const unsigned char *dat
 	uint64_t need;
 
 	if ((t->type = parse_type(type)) == DT_NONE)
-		return reason(why, "'%s' has dtype '%s', which is not known", t->name, type ? type : "");
+		return reason(why, "'%s' has dtype '%s', which is not known", t->name,
+		    type ? type : "");
 	if (parse_shape(t, json_object_get(entry, "shape"), &need, why))
 		return -1;
 	if (json_array_size(offsets) != 2 || !json_is_integer(begin) || !json_is_integer(end))
 		return reason(why, "'%s' has no data_offsets of two integers", t->name);
 	if (from < 0 || to < from)
-		return reason(why, "'%s' has data_offsets %lld to %lld", t->name, (long long)from, (long long)to);
+		return reason(why, "'%s' has data_offsets %lld to %lld", t->name, (long long)from,
+		    (long long)to);
 	if ((uint64_t)to > size)
-		return reason(why, "'%s' reaches beyond the file: byte %lld of %zu", t->name, (long long)to, size);
+		return reason(why, "'%s' reaches beyond the file: byte %lld of %zu", t->name,
+		    (long long)to, size);
 	if ((uint64_t)(to - from) != need)
 		return reason(why, "'%s' has %lld bytes, but its shape needs %llu", t->name,
 		    (long long)(to - from), (unsigned long long)need);
@@ -124,7 +128,7 @@ check_cover(struct safetensors *st, const unsigned char *data, size_t size, char
 		if ((const unsigned char *)t->data < end)
 			return reason(why, "'%s' and '%s' overlap", last, t->name);
 		if ((const unsigned char *)t->data > end)
-			return reason(why, "a hole before '%s': bytes that belong to no tensor", t->name);
+			return reason(why, "bytes before '%s' belong to no tensor", t->name);
 		end += t->bytes;
 		last = t->name;
 	}
@@ -134,7 +138,8 @@ check_cover(struct safetensors *st, const unsigned char *data, size_t size, char
 }
 
 static int
-parse_header(struct safetensors *st, json_t *header, const unsigned char *data, size_t size, char *why)
+parse_header(struct safetensors *st, json_t *header, const unsigned char *data, size_t size,
+    char *why)
 {
 	const char *name;
 	json_t *entry;
@@ -222,7 +227,9 @@ safetensors_find(const struct safetensors *st, const char *name)
 {
 	struct safetensor key = { .name = (char *)(uintptr_t)name };
 
-	return st->count ? bsearch(&key, st->tensors, (size_t)st->count, sizeof key, by_name) : NULL;
+	if (!st->count)
+		return NULL;
+	return bsearch(&key, st->tensors, (size_t)st->count, sizeof key, by_name);
 }
 
 const struct safetensor *

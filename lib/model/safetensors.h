@@ -39,7 +39,7 @@ struct safetensors *safetensors_open_model(const char *directory, char *why);
 const struct safetensor *safetensors_find(const struct safetensors *st, const char *name);
 /* The same, and "model.X" or "transformer.X" found as X too: base models lack the first word. */
 const struct safetensor *safetensors_find_weight(const struct safetensors *st, const char *name);
-void safetensors_sort(struct safetensors *st);	/* by name, after tensors were added by hand */
+void safetensors_sort(struct safetensors *st);	/* by name, where tensors were added by hand */
 void safetensors_close(struct safetensors *st);
 /* "BF16": a type as the format spells it; NULL if it has none. */
 const char *safetensors_type(enum dtype type);
@@ -51,8 +51,8 @@ struct safetensors *safetensors_parse(const unsigned char *data, size_t size, ch
  * many calls as wanted. Dies on failure; the file has its name only when complete.
  */
 struct safetensors_writer;
-struct safetensors_writer *safetensors_create(const char *path, const struct safetensor *tensors, int count,
-    const json_t *metadata);
+struct safetensors_writer *safetensors_create(const char *path, const struct safetensor *tensors,
+    int count, const json_t *metadata);
 void safetensors_put(struct safetensors_writer *w, const void *data, size_t bytes);
 void safetensors_finish(struct safetensors_writer *w);
 

@@ -43,7 +43,8 @@ write_header(struct file *file, const json_t *header)
 }
 
 struct safetensors_writer *
-safetensors_create(const char *path, const struct safetensor *tensors, int count, const json_t *metadata)
+safetensors_create(const char *path, const struct safetensor *tensors, int count,
+    const json_t *metadata)
 {
 	struct safetensors_writer *w = mem_zero(1, sizeof *w);
 	json_t *header = json_object();

@@ -10,7 +10,7 @@
 #include "lib/model/model.h"
 #include "lib/model/safetensors.h"
 
-static const size_t max_shard = 5000000000;	/* bytes; Transformers' default */
+size_t model_shard = 5000000000;
 
 /* Transformers' names of its types: "bfloat16"; old files say torch_dtype, new ones dtype. */
 static void
@@ -53,8 +53,8 @@ void
 model_copy_tokenizer(const char *from, const char *to)
 {
 	static const char *const names[] = {
-		"generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
-		"special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+		"generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
+		"merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
 	};
 	size_t i;
 
@@ -76,31 +76,28 @@ describe(struct safetensor *t, const struct param *p, enum dtype type)
 }
 
 /* Whole where the file has it transposed, else by so many rows at a time. */
-enum { ROWS = 8192, SLICE = 256 };
+enum { ROWS = 8192 };
 
 static void
-put_matrix(struct safetensors_writer *w, const struct model *m, const struct weight *weight, const struct param *p,
-    enum dtype type)
+put_matrix(struct safetensors_writer *w, const struct model *m, const struct weight *weight,
+    const struct param *p, enum dtype type)
 {
-	int step = p->transposed ? p->rows : ROWS, row, i;
+	int step = p->transposed ? p->rows : ROWS, row;
 	size_t k = (size_t)p->columns * dtype_size(type);
 	char *buffer = mem_alloc((size_t)(step < p->rows ? step : p->rows) * k);
 
 	for (row = 0; row < p->rows; row += step) {
-		int rows = p->rows - row < step ? p->rows - row : step, slice = p->transposed ? rows : SLICE;
+		int rows = p->rows - row < step ? p->rows - row : step;
 
-		#pragma omp parallel for schedule(dynamic)
-		for (i = 0; i < rows; i += slice)
-			m->be->weight_get(buffer + (size_t)i * k, type, weight, p->row + row + i,
-			    rows - i < slice ? rows - i : slice, p->transposed);
+		m->be->weight_get(buffer, type, weight, p->row + row, rows, p->transposed);
 		safetensors_put(w, buffer, (size_t)rows * k);
 	}
 	free(buffer);
 }
 
 static void
-put_vector(struct safetensors_writer *w, const struct model *m, const float *vector, const struct param *p,
-    enum dtype type)
+put_vector(struct safetensors_writer *w, const struct model *m, const float *vector,
+    const struct param *p, enum dtype type)
 {
 	size_t n = (size_t)p->rows;
 	float *wide = mem_alloc(n * sizeof *wide);
@@ -114,8 +111,8 @@ put_vector(struct safetensors_writer *w, const struct model *m, const float *vec
 }
 
 static void
-save_shard(const struct model *m, const char *path, int first, int count, const struct safetensor *tensors,
-    enum dtype type)
+save_shard(const struct model *m, const char *path, int first, int count,
+    const struct safetensor *tensors, enum dtype type)
 {
 	json_t *metadata = json_pack("{s:s}", "format", "pt");
 	struct safetensors_writer *w = safetensors_create(path, tensors + first, count, metadata);
@@ -134,7 +131,7 @@ save_shard(const struct model *m, const char *path, int first, int count, const 
 	json_decref(metadata);
 }
 
-/* The shard of each tensor: a new one is begun when the next would not fit. Returns their number. */
+/* The shard of each tensor: a new one begins when the next would not fit. Their number. */
 static int
 cut(int *shard, const struct safetensor *tensors, int n)
 {
@@ -142,7 +139,7 @@ cut(int *shard, const struct safetensor *tensors, int n)
 	int i, last = 0;
 
 	for (i = 0; i < n; i++) {
-		if (i && bytes + tensors[i].bytes > max_shard) {
+		if (i && bytes + tensors[i].bytes > model_shard) {
 			bytes = 0;
 			last++;
 		}

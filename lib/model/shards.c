@@ -19,8 +19,8 @@ check_shard(const struct safetensors *shard, const char *name, const json_t *pla
 		const char *place = json_string_value(json_object_get(places, tensor));
 
 		if (!place || strcmp(place, name))
-			return reason(why, "'%s' lies in '%s', but the index has it %s%s", tensor, name,
-			    place ? "in " : "nowhere", place ? place : "");
+			return reason(why, "'%s' lies in '%s', but the index has it %s%s", tensor,
+			    name, place ? "in " : "nowhere", place ? place : "");
 	}
 	return 0;
 }
@@ -29,8 +29,11 @@ check_shard(const struct safetensors *shard, const char *name, const json_t *pla
 static void
 join(struct safetensors *st, struct safetensors *shard)
 {
-	st->tensors = mem_grow(st->tensors, (size_t)(st->count + shard->count), sizeof *st->tensors);
-	memcpy(st->tensors + st->count, shard->tensors, (size_t)shard->count * sizeof *st->tensors);
+	size_t n = (size_t)shard->count;
+
+	st->tensors = mem_grow(st->tensors, (size_t)st->count + n, sizeof *st->tensors);
+	if (n)
+		memcpy(st->tensors + st->count, shard->tensors, n * sizeof *st->tensors);
 	st->count += shard->count;
 	st->maps = mem_grow(st->maps, (size_t)st->nmaps + 1, sizeof *st->maps);
 	st->maps[st->nmaps++] = shard->maps[0];
@@ -40,7 +43,8 @@ join(struct safetensors *st, struct safetensors *shard)
 }
 
 static int
-open_shard(struct safetensors *st, const char *directory, const char *name, const json_t *places, char *why)
+open_shard(struct safetensors *st, const char *directory, const char *name,
+    const json_t *places, char *why)
 {
 	char *path = file_join(directory, name);
 	struct safetensors *shard = safetensors_open(path, why);
@@ -69,9 +73,9 @@ open_shards(struct safetensors *st, const char *directory, const json_t *index, 
 	json_object_foreach(places, tensor, shard) {
 		const char *name = json_string_value(shard);
 
-		if (!name || !*name || strchr(name, '/') || !strcmp(name, "..") || !strcmp(name, "."))
-			rc = reason(why, "'%s' is said to lie in '%s', which is no file name", tensor,
-			    name ? name : "");
+		if (!name || strchr(name, '/') || !strcmp(name, "..") || !strcmp(name, "."))
+			rc = reason(why, "'%s' is said to lie in '%s', which is no file name",
+			    tensor, name ? name : "");
 		else if (!json_object_get(opened, name)) {
 			json_object_set_new(opened, name, json_true());
 			rc = open_shard(st, directory, name, places, why);
