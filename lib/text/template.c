@@ -315,3 +315,15 @@ template_render(const struct template *t, const json_t *record, struct text *pro
 {
 	return render_part(t, &t->prompt, record, prompt, why) ? -1 : render_part(t, &t->target, record, target, why);
 }
+
+int
+template_uses(const struct template *t, const char *field)
+{
+	size_t i, k;
+
+	for (i = 0; i < t->nnames; i++)
+		for (k = 0; k < t->names[i].nfields; k++)
+			if (!strcmp(t->names[i].fields[k], field))
+				return 1;
+	return 0;
+}

@@ -36,4 +36,6 @@ void template_close(struct template *t);
 /* Appends. -1 and the reason when a field is missing or is no string. */
 int template_render(const struct template *t, const json_t *record, struct text *prompt, struct text *target, char *why);
 
+int template_uses(const struct template *t, const char *field);	/* does the record's field go into either text? */
+
 #endif
