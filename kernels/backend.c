@@ -5,6 +5,7 @@
  * A cell names the function that does the work. Where a machine has nothing better than the definition,
  * the definition stands in its cell.
  */
+#include <cpuid.h>
 #include <string.h>
 
 #include "kernels/cells.h"
@@ -19,7 +20,11 @@ always(void)
 static int
 has_avx2(void)
 {
-	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+	unsigned a, b, c = 0, d;
+
+	/* clang 14 does not know the name "f16c" */
+	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+	    __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
 }
 
 static int
