@@ -29,6 +29,9 @@ void weight_get_cpu(void *dst, enum dtype to, const struct weight *w, int row, i
 	void matmul_dw_##row(float *dw, const struct weight *w, const void *dy, enum dtype dytype, const void *x, \
 	    enum dtype xtype, int m, int n)
 CPU_MATMUL(ref);
+CPU_MATMUL(avx2);
+CPU_MATMUL(avx512);
+CPU_MATMUL(avx512bf16);		/* for bf16 weights; the avx512 row calls it where the CPU has it */
 
 /* One plain loop is as fast as the memory: kernels/matmul.c, kernels/embed.c. */
 void bias_backward_cpu(float *db, const void *dy, enum dtype type, int m, int n);

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: MIT */
+/* matmul_avx2 - f32 multiply-adds, in tiles of 6 x 16 */
+#include <immintrin.h>
+#include <stdint.h>
+
+typedef __m256 vec;
+enum { LANES = 8, ROWS = 6, PAIRS = 0 };
+#define EACH_ROWS(f) f(1) f(2) f(3) f(4) f(5) f(6)
+
+static inline vec
+vec_load(const void *p)
+{
+	return _mm256_loadu_ps(p);
+}
+
+static inline void
+vec_store(void *p, vec x)
+{
+	_mm256_storeu_ps(p, x);
+}
+
+static inline vec
+vec_word(const uint32_t *p)
+{
+	return _mm256_castsi256_ps(_mm256_set1_epi32((int)*p));
+}
+
+/* Of 8 pairs of bf16, the first and the second halves as f32. */
+static inline vec
+vec_low(vec x)
+{
+	return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), 16));
+}
+
+static inline vec
+vec_high(vec x)
+{
+	return _mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32((int)0xffff0000)));
+}
+
+static inline vec
+dot(vec sum, vec a, vec b)
+{
+	return _mm256_fmadd_ps(a, b, sum);
+}
+
+/* Words word .. word+3 of lines i and i+4. */
+static inline vec
+vec_quads(const uint32_t *const line[LANES], int i, int word)
+{
+	vec x = _mm256_castps128_ps256(_mm_loadu_ps((const float *)(line[i] + word)));
+
+	return _mm256_insertf128_ps(x, _mm_loadu_ps((const float *)(line[i + 4] + word)), 1);
+}
+
+/* to[word * stride + i] = line[i][word] for LANES words and lines, in rising order of words. */
+static inline void
+transpose(uint32_t *to, int stride, const uint32_t *const line[LANES])
+{
+	int word;
+
+	for (word = 0; word < LANES; word += 4, to += 4 * stride) {
+		__m256d a, b, c, d;
+		vec x0 = vec_quads(line, 0, word), x1 = vec_quads(line, 1, word);
+		vec x2 = vec_quads(line, 2, word), x3 = vec_quads(line, 3, word);
+
+		a = _mm256_castps_pd(_mm256_unpacklo_ps(x0, x1));
+		b = _mm256_castps_pd(_mm256_unpackhi_ps(x0, x1));
+		c = _mm256_castps_pd(_mm256_unpacklo_ps(x2, x3));
+		d = _mm256_castps_pd(_mm256_unpackhi_ps(x2, x3));
+		_mm256_storeu_pd((double *)to, _mm256_unpacklo_pd(a, c));
+		_mm256_storeu_pd((double *)(to + stride), _mm256_unpackhi_pd(a, c));
+		_mm256_storeu_pd((double *)(to + 2 * stride), _mm256_unpacklo_pd(b, d));
+		_mm256_storeu_pd((double *)(to + 3 * stride), _mm256_unpackhi_pd(b, d));
+	}
+}
+
+#include "kernels/matmul_blocks.h"
+
+void
+matmul_avx2(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w, const float *b,
+    int m, int n, int accumulate)
+{
+	forward(y, ytype, x, xtype, w, b, m, n, accumulate);
+}
+
+void
+matmul_dx_avx2(void *dx, enum dtype dxtype, const void *dy, enum dtype dytype, const struct weight *w, int m, int n,
+    int accumulate)
+{
+	backward_x(dx, dxtype, dy, dytype, w, m, n, accumulate);
+}
+
+void
+matmul_dw_avx2(float *dw, const struct weight *w, const void *dy, enum dtype dytype, const void *x,
+    enum dtype xtype, int m, int n)
+{
+	backward_w(dw, w, dy, dytype, x, xtype, m, n);
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT */
+/* matmul_avx512 - f32 multiply-adds; or bf16 dot products, where weights are bf16 and the CPU has them */
+#include "kernels/matmul_avx512.h"
+
+enum { PAIRS = 0 };
+
+static inline vec
+dot(vec sum, vec a, vec b)
+{
+	return _mm512_fmadd_ps(a, b, sum);
+}
+
+#include "kernels/matmul_blocks.h"
+
+static int
+by_pairs(const struct weight *w)
+{
+	return w->type == DT_BF16 && __builtin_cpu_supports("avx512bf16");
+}
+
+void
+matmul_avx512(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w, const float *b,
+    int m, int n, int accumulate)
+{
+	(by_pairs(w) ? matmul_avx512bf16 : forward)(y, ytype, x, xtype, w, b, m, n, accumulate);
+}
+
+void
+matmul_dx_avx512(void *dx, enum dtype dxtype, const void *dy, enum dtype dytype, const struct weight *w, int m, int n,
+    int accumulate)
+{
+	(by_pairs(w) ? matmul_dx_avx512bf16 : backward_x)(dx, dxtype, dy, dytype, w, m, n, accumulate);
+}
+
+void
+matmul_dw_avx512(float *dw, const struct weight *w, const void *dy, enum dtype dytype, const void *x,
+    enum dtype xtype, int m, int n)
+{
+	(by_pairs(w) ? matmul_dw_avx512bf16 : backward_w)(dw, w, dy, dytype, x, xtype, m, n);
+}

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+/* matmul_avx512 - the registers that kernels/matmul_blocks.h works with, 512 bits wide */
+#ifndef KERNELS_MATMUL_AVX512_H
+#define KERNELS_MATMUL_AVX512_H
+
+#include <immintrin.h>
+#include <stdint.h>
+
+typedef __m512 vec;
+enum { LANES = 16, ROWS = 12 };		/* 12 x 32 sums in 24 of 32 registers */
+#define EACH_ROWS(f) f(1) f(2) f(3) f(4) f(5) f(6) f(7) f(8) f(9) f(10) f(11) f(12)
+
+static inline vec
+vec_load(const void *p)
+{
+	return _mm512_loadu_ps(p);
+}
+
+static inline void
+vec_store(void *p, vec x)
+{
+	_mm512_storeu_ps(p, x);
+}
+
+static inline vec
+vec_word(const uint32_t *p)
+{
+	return _mm512_castsi512_ps(_mm512_set1_epi32((int)*p));
+}
+
+/* Of 16 pairs of bf16, the first and the second halves as f32. */
+static inline vec
+vec_low(vec x)
+{
+	return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x), 16));
+}
+
+static inline vec
+vec_high(vec x)
+{
+	return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32((int)0xffff0000)));
+}
+
+/* Words word .. word+3 of lines i, i+4, i+8, i+12. */
+static inline vec
+vec_quads(const uint32_t *const line[LANES], int i, int word)
+{
+	vec x = _mm512_castps128_ps512(_mm_loadu_ps((const float *)(line[i] + word)));
+
+	x = _mm512_insertf32x4(x, _mm_loadu_ps((const float *)(line[i + 4] + word)), 1);
+	x = _mm512_insertf32x4(x, _mm_loadu_ps((const float *)(line[i + 8] + word)), 2);
+	return _mm512_insertf32x4(x, _mm_loadu_ps((const float *)(line[i + 12] + word)), 3);
+}
+
+/* to[word * stride + i] = line[i][word] for LANES words and lines, in rising order of words. */
+static inline void
+transpose(uint32_t *to, int stride, const uint32_t *const line[LANES])
+{
+	int word;
+
+	for (word = 0; word < LANES; word += 4, to += 4 * stride) {
+		__m512d a, b, c, d;
+		vec x0 = vec_quads(line, 0, word), x1 = vec_quads(line, 1, word);
+		vec x2 = vec_quads(line, 2, word), x3 = vec_quads(line, 3, word);
+
+		a = _mm512_castps_pd(_mm512_unpacklo_ps(x0, x1));
+		b = _mm512_castps_pd(_mm512_unpackhi_ps(x0, x1));
+		c = _mm512_castps_pd(_mm512_unpacklo_ps(x2, x3));
+		d = _mm512_castps_pd(_mm512_unpackhi_ps(x2, x3));
+		_mm512_storeu_pd(to, _mm512_unpacklo_pd(a, c));
+		_mm512_storeu_pd(to + stride, _mm512_unpackhi_pd(a, c));
+		_mm512_storeu_pd(to + 2 * stride, _mm512_unpacklo_pd(b, d));
+		_mm512_storeu_pd(to + 3 * stride, _mm512_unpackhi_pd(b, d));
+	}
+}
+
+#endif

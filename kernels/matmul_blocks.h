@@ -1,0 +1,646 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * matmul_blocks - the three matrix products as one blocked product C = A B
+ *
+ * Included by kernels/matmul_MACHINE.c after the registers (vec) and dot(), the
+ * multiply-add. Everything is in words of 32 bits along the sum: one f32, or
+ * where PAIRS is 1 two bf16, whose product dot() adds up.
+ *
+ *	          rows of C    columns of C    sum
+ *	forward   tokens       outputs         inputs
+ *	dx        tokens       inputs          outputs
+ *	dw        inputs       outputs         tokens
+ *
+ * A (activations) is packed in strips of ROWS rows, [word][ROWS]. B comes in
+ * panels of PANEL columns, [word][PANEL]: the weights' own panels as they lie,
+ * where their type is the word's; else a block of them is expanded or turned
+ * just before its use. A tile of ROWS x PANEL sums stays in registers over a
+ * block of words and is carried from block to block as f32. So each element is
+ * one chain of multiply-adds in the order of the sum, whatever the tile, the
+ * block, the thread and the number of rows: a row's result does not depend on
+ * its company.
+ *
+ * Sizes: a panel's block stays in L1, the strips' block and the carried sums of
+ * PANEL_GROUP panels in L2. Each thread owns a rectangle of C.
+ */
+#include <omp.h>
+
+#include "kernels/cpu.h"
+#include "kernels/panel.h"
+#include "lib/base/die.h"
+
+enum {
+	WORD_BLOCK = 192,		/* words of a panel in L1: 24 KiB */
+	WORD_SPAN = 2560,		/* words of strips packed at once */
+	ROW_BLOCK = 480,		/* rows of strips packed at once */
+	PANEL_GROUP = 4,
+	TILE = ROWS * PANEL,
+	WORD = PAIRS ? 2 : 1,		/* elements of a word */
+	SMALL = 1 << 17,		/* multiply-adds that do not pay a second thread */
+};
+
+/* Activations: rows of cols elements. */
+struct matrix {
+	const void *data;
+	enum dtype type;
+	int cols;
+};
+
+struct product {
+	int rows, cols;			/* of C */
+	int sum, words;			/* length of the sum, in elements and words */
+	void (*pack_rows)(uint32_t *a, const struct product *p, int row, int rows, int word, int words);
+	/* Returns the words of the panel at col: b, or where they lie already. */
+	const uint32_t *(*pack_cols)(uint32_t *b, const struct product *p, int col, int word, int words);
+	void (*finish)(const struct product *p, const float *c, int row, int rows, int col);
+	struct matrix x, dy;		/* rows; and what dw has for columns */
+	const struct weight *w;
+	const float *b;
+	void *y;
+	enum dtype ytype;
+	int accumulate;
+};
+
+static inline int
+min(int a, int b)
+{
+	return a < b ? a : b;
+}
+
+/* The least multiple of `unit` that cuts n into as many parts as `most` does. */
+static inline int
+even_cut(int n, int most, int unit)
+{
+	int parts = (n + most - 1) / most;
+
+	return ((n + parts - 1) / parts + unit - 1) / unit * unit;
+}
+
+/* Tiles: c[rows][PANEL] = (c where `carry`) + the sum over words of a[word][rows] b[word][PANEL] */
+
+typedef void tile_function(float *c, const uint32_t *a, const uint32_t *b, int words, int carry);
+
+static inline __attribute__((always_inline)) void
+tile(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, int rows, int stride)
+{
+	int h, r, i;
+
+	for (h = 0; h < PANEL; h += 2 * LANES) {
+		const uint32_t *ai = a, *bi = b + h;
+		vec sum[ROWS][2], x, b0, b1;
+
+		#pragma GCC unroll 12
+		for (r = 0; r < rows; r++) {
+			sum[r][0] = carry ? vec_load(c + r * PANEL + h) : (vec){ 0 };
+			sum[r][1] = carry ? vec_load(c + r * PANEL + h + LANES) : (vec){ 0 };
+		}
+		for (i = 0; i < words; i++, ai += stride, bi += PANEL) {
+			b0 = vec_load(bi);
+			b1 = vec_load(bi + LANES);
+			#pragma GCC unroll 12
+			for (r = 0; r < rows; r++) {
+				x = vec_word(ai + r);
+				sum[r][0] = dot(sum[r][0], x, b0);
+				sum[r][1] = dot(sum[r][1], x, b1);
+			}
+		}
+		#pragma GCC unroll 12
+		for (r = 0; r < rows; r++) {
+			vec_store(c + r * PANEL + h, sum[r][0]);
+			vec_store(c + r * PANEL + h + LANES, sum[r][1]);
+		}
+	}
+}
+
+/* The same where b holds pairs of bf16 and a word is one f32; words is even. */
+static inline __attribute__((always_inline)) void
+tile_halves(float *c, const uint32_t *a, const uint32_t *b, int words, int rows, int stride)
+{
+	int h, r, i;
+
+	for (h = 0; h < PANEL; h += 2 * LANES) {
+		const uint32_t *ai = a, *bi = b + h;
+		vec sum[ROWS][2], x, b0, b1;
+
+		#pragma GCC unroll 12
+		for (r = 0; r < rows; r++)
+			sum[r][0] = sum[r][1] = (vec){ 0 };
+		for (i = 0; i < words; i += 2, ai += 2 * stride, bi += PANEL) {
+			b0 = vec_load(bi);
+			b1 = vec_load(bi + LANES);
+			#pragma GCC unroll 12
+			for (r = 0; r < rows; r++) {
+				x = vec_word(ai + r);
+				sum[r][0] = dot(sum[r][0], x, vec_low(b0));
+				sum[r][1] = dot(sum[r][1], x, vec_low(b1));
+			}
+			#pragma GCC unroll 12
+			for (r = 0; r < rows; r++) {
+				x = vec_word(ai + stride + r);
+				sum[r][0] = dot(sum[r][0], x, vec_high(b0));
+				sum[r][1] = dot(sum[r][1], x, vec_high(b1));
+			}
+		}
+		#pragma GCC unroll 12
+		for (r = 0; r < rows; r++) {
+			vec_store(c + r * PANEL + h, sum[r][0]);
+			vec_store(c + r * PANEL + h + LANES, sum[r][1]);
+		}
+	}
+}
+
+/* A lone row is packed without gaps. */
+#define LONE(rows) ((rows) == 1 ? 1 : ROWS)
+#define TILES_OF(n) \
+	static void \
+	tile_##n(float *c, const uint32_t *a, const uint32_t *b, int words, int carry) \
+	{ \
+		tile(c, a, b, words, carry, n, ROWS); \
+	} \
+	static void \
+	tile_narrow_##n(float *c, const uint32_t *a, const uint32_t *b, int words, int carry) \
+	{ \
+		tile(c, a, b, words, carry, n, LONE(n)); \
+	} \
+	static void \
+	tile_halves_##n(float *c, const uint32_t *a, const uint32_t *b, int words, int carry) \
+	{ \
+		(void)carry; \
+		tile_halves(c, a, b, words, n, LONE(n)); \
+	}
+EACH_ROWS(TILES_OF)
+#define TILE_NAME(n) [n] = tile_##n,
+#define TILE_NARROW_NAME(n) [n] = tile_narrow_##n,
+#define TILE_HALVES_NAME(n) [n] = tile_halves_##n,
+static tile_function *const tiles[] = { EACH_ROWS(TILE_NAME) };
+static tile_function *const tiles_narrow[] = { EACH_ROWS(TILE_NARROW_NAME) };
+static tile_function *const tiles_halves[] = { EACH_ROWS(TILE_HALVES_NAME) };
+
+/* Packing activations */
+
+static inline const void *
+matrix_at(const struct matrix *x, int row, int col)
+{
+	size_t at = (size_t)row * (size_t)x->cols + (size_t)col;
+
+	return x->type == DT_BF16 ? (const void *)((const uint16_t *)x->data + at) :
+	    (const void *)((const float *)x->data + at);
+}
+
+/* n elements, followed by zeros up to `full`: where they lie if there are as many, else in `copy`. */
+static inline const void *
+filled(void *copy, const void *src, enum dtype type, int n, int full)
+{
+	size_t size = type == DT_BF16 ? 2 : 4;
+
+	if (n >= full)
+		return src;
+	memset(copy, 0, (size_t)full * size);
+	if (n > 0)
+		memcpy(copy, src, (size_t)n * size);
+	return copy;
+}
+
+/* LANES words of a row from word on, zero beyond its end: where they lie, or made in `stage`. */
+static inline const uint32_t *
+row_words(uint32_t stage[LANES], const struct matrix *x, int row, int word)
+{
+	enum { FULL = LANES * WORD };
+	uint32_t copy[FULL];
+	const void *src = filled(copy, matrix_at(x, row, word * WORD), x->type, x->cols - word * WORD, FULL);
+	uint16_t half[FULL];
+	int i;
+
+	if (x->type == (PAIRS ? DT_BF16 : DT_F32))
+		return src == copy ? memcpy(stage, copy, LANES * sizeof *stage) : src;
+	if (PAIRS)
+		for (i = 0; i < FULL; i++)
+			half[i] = f32_to_bf16(((const float *)src)[i]);
+	else
+		for (i = 0; i < LANES; i++)
+			stage[i] = (uint32_t)((const uint16_t *)src)[i] << 16;
+	return PAIRS ? memcpy(stage, half, sizeof half) : stage;
+}
+
+/*
+ * Rows turned into a strip: its words run along them. A store of LANES words
+ * spills over the strip's width, into what is written next.
+ */
+static void
+pack_turned(uint32_t *a, const struct product *p, int row, int rows, int word, int words)
+{
+	uint32_t stage[LANES][LANES];
+	const uint32_t *line[LANES];
+	int i, r;
+
+	for (i = 0; i < words; i += LANES) {
+		for (r = 0; r < LANES; r++)
+			line[r] = r < rows ? row_words(stage[r], &p->x, row + r, word + i) : line[rows - 1];
+		transpose(a + i * ROWS, ROWS, line);
+	}
+}
+
+/* `width` words across columns: of row `word`, or of the rows 2 word and 2 word + 1, the last of which may lack. */
+static inline __attribute__((always_inline)) void
+across(uint32_t *to, const struct matrix *x, int rows, int col, int word, int width)
+{
+	uint32_t copy[2][PANEL];
+	int row = word * WORD, n = x->cols - col, i;
+	const void *low = filled(copy[0], matrix_at(x, row, col), x->type, n, width);
+	const void *high = PAIRS ? filled(copy[1], matrix_at(x, row + 1, col), x->type, row + 1 < rows ? n : 0, width) :
+	    NULL;
+	const float *flow = low, *fhigh = high;
+	const uint16_t *hlow = low, *hhigh = high;
+
+	if (!PAIRS && x->type == DT_F32)
+		memcpy(to, flow, (size_t)width * sizeof *to);
+	else if (!PAIRS)
+		for (i = 0; i < width; i++)
+			to[i] = (uint32_t)hlow[i] << 16;
+	else if (x->type == DT_F32)
+		for (i = 0; i < width; i++)
+			to[i] = f32_to_bf16(flow[i]) | (uint32_t)f32_to_bf16(fhigh[i]) << 16;
+	else
+		for (i = 0; i < width; i++)
+			to[i] = hlow[i] | (uint32_t)hhigh[i] << 16;
+}
+
+/* Columns row .. of x as a strip: the words run down them. */
+static void
+pack_across(uint32_t *a, const struct product *p, int row, int rows, int word, int words)
+{
+	int i;
+
+	(void)rows;
+	for (i = 0; i < words; i++)
+		across(a + i * ROWS, &p->x, p->sum, row, word + i, ROWS);
+}
+
+static const uint32_t *
+panel_across(uint32_t *b, const struct product *p, int col, int word, int words)
+{
+	int i;
+
+	for (i = 0; i < words; i++)
+		across(b + i * PANEL, &p->dy, p->sum, col, word + i, PANEL);
+	return b;
+}
+
+/* Packing weights */
+
+/* Panel col / PANEL of w, in words. */
+static inline const uint32_t *
+panel_words(const struct weight *w, int col)
+{
+	size_t words = panel_elements(w->type, w->k) / (w->type == DT_BF16 ? 2 : 1);
+
+	return (const uint32_t *)w->data + (size_t)(col / PANEL) * words;
+}
+
+static const uint32_t *
+panel_as_is(uint32_t *b, const struct product *p, int col, int word, int words)
+{
+	(void)b;
+	(void)words;
+	return panel_words(p->w, col) + (size_t)word * PANEL;
+}
+
+/* bf16 pairs become f32 words; word and words are even. */
+static const uint32_t *
+panel_expanded(uint32_t *b, const struct product *p, int col, int word, int words)
+{
+	const uint32_t *pairs = panel_words(p->w, col) + (size_t)(word / 2) * PANEL;
+	uint32_t *to = b;
+	int i, o;
+
+	for (i = 0; i < words; i += 2, to += 2 * PANEL, pairs += PANEL)
+		for (o = 0; o < PANEL; o++) {
+			to[o] = pairs[o] << 16;
+			to[PANEL + o] = pairs[o] & 0xffff0000;
+		}
+	return b;
+}
+
+/* PANEL inputs from col on, of f32 weights: the words run along outputs. */
+static const uint32_t *
+panel_turned(uint32_t *b, const struct product *p, int col, int word, int words)
+{
+	const uint32_t *line[LANES];
+	int i, h, r;
+
+	for (i = 0; i < words; i += LANES)
+		for (h = 0; h < PANEL; h += LANES) {
+			for (r = 0; r < LANES; r++)
+				line[r] = panel_words(p->w, word + i) + min(col + h + r, p->w->k - 1) * PANEL +
+				    (word + i) % PANEL;
+			transpose(b + i * PANEL + h, PANEL, line);
+		}
+	return b;
+}
+
+/* The same of bf16 weights. Turned pairs are rows of W; and again pairs, of outputs, where words are. */
+static const uint32_t *
+panel_turned_halves(uint32_t *b, const struct product *p, int col, int word, int words)
+{
+	uint16_t rows[LANES][PANEL];		/* by output */
+	const uint32_t *line[LANES];
+	uint32_t *to = b;
+	int o, h, r, i, out = word * WORD, end = min(out + words * WORD, p->sum);
+
+	for (; out < end; out += LANES) {
+		for (h = 0; h < PANEL / 2; h += LANES) {
+			for (r = 0; r < LANES; r++)
+				line[r] = panel_words(p->w, out) + min(col / 2 + h + r, (p->w->k - 1) / 2) * PANEL +
+				    out % PANEL;
+			transpose((uint32_t *)&rows[0][2 * h], PANEL / 2, line);
+		}
+		for (o = 0; o < LANES; o += WORD, to += PANEL) {
+			if (PAIRS && out + o + 1 == end)
+				memset(rows[o + 1], 0, sizeof *rows);
+			for (i = 0; i < PANEL; i++)
+				to[i] = PAIRS ? rows[o][i] | (uint32_t)rows[o + 1][i] << 16 : (uint32_t)rows[o][i] << 16;
+		}
+	}
+	return b;
+}
+
+/* Finishing tiles */
+
+static inline __attribute__((always_inline)) void
+finish_line(const struct product *p, const float *c, int row, int col, int n)
+{
+	size_t at = (size_t)row * (size_t)p->cols + (size_t)col;
+	uint16_t *h = (uint16_t *)p->y + at;
+	float *f = (float *)p->y + at, line[PANEL];
+	int i;
+
+	for (i = 0; i < n; i++)
+		line[i] = c[i];
+	if (p->b)
+		for (i = 0; i < n; i++)
+			line[i] += p->b[col + i];
+	if (p->accumulate)
+		for (i = 0; i < n; i++)
+			line[i] += p->ytype == DT_BF16 ? bf16_to_f32(h[i]) : f[i];
+	if (p->ytype == DT_BF16)
+		for (i = 0; i < n; i++)
+			h[i] = f32_to_bf16(line[i]);
+	else
+		for (i = 0; i < n; i++)
+			f[i] = line[i];
+}
+
+static void
+finish_rows(const struct product *p, const float *c, int row, int rows, int col)
+{
+	int r, n = min(p->cols - col, PANEL);
+
+	for (r = 0; r < rows; r++, c += PANEL)
+		if (n == PANEL)
+			finish_line(p, c, row + r, col, PANEL);
+		else
+			finish_line(p, c, row + r, col, n);
+}
+
+/* Rows of the tile are inputs: in the order of f32 weights one after the other, in that of bf16 in pairs. */
+static inline __attribute__((always_inline)) void
+finish_gradient_panel(const struct product *p, const float *c, int row, int rows, int col, int n)
+{
+	float *dw = (float *)p->y + panel_index(p->w->type, p->w->k, col, row);
+	int r, i;
+
+	for (r = 0; r < rows; r++, c += PANEL, dw += PANEL)
+		if (p->w->type == DT_F32 || r + 1 == rows)
+			for (i = 0; i < n; i++)
+				dw[p->w->type == DT_F32 ? i : 2 * i] += c[i];
+		else {
+			for (i = 0; i < n; i++) {
+				dw[2 * i] += c[i];
+				dw[2 * i + 1] += c[PANEL + i];
+			}
+			r++, c += PANEL, dw += PANEL;
+		}
+}
+
+static void
+finish_gradient(const struct product *p, const float *c, int row, int rows, int col)
+{
+	int n = min(p->cols - col, PANEL);
+
+	if (n == PANEL)
+		finish_gradient_panel(p, c, row, rows, col, PANEL);
+	else
+		finish_gradient_panel(p, c, row, rows, col, n);
+}
+
+/* The blocked product */
+
+/* A thread's rectangle of C; rows and columns are cut at strips and panels. */
+struct part {
+	int row, row_end, col, col_end;
+};
+
+static void *
+scratch(size_t bytes)
+{
+	static _Thread_local void *p;
+	static _Thread_local size_t size;
+
+	if (bytes > size) {
+		free_cpu(p);
+		p = alloc_cpu(bytes);
+		size = bytes;
+		if (!p)
+			die("no memory for a matrix product");
+	}
+	return p;
+}
+
+struct block {
+	const struct product *p;
+	int row, row_end, strip, strips;	/* strip: rows of one */
+	int word, word_end, length;		/* the span, and words of strips in a */
+	uint32_t *a, *b;
+	float *c;
+};
+
+/* All words of the span, of all strips, for the panels col .. col_end-1. */
+static void
+block_group(const struct block *k, int col, int col_end)
+{
+	const struct product *p = k->p;
+	int word, c, s, step = even_cut(k->word_end - k->word, WORD_BLOCK, PANEL);
+
+	for (word = k->word; word < k->word_end; word += step) {
+		int words = min(step, k->word_end - word);
+
+		for (c = col; c < col_end; c += PANEL) {
+			const uint32_t *b = p->pack_cols(k->b, p, c, word, words);
+			float *sums = k->c + (size_t)((c - col) / PANEL * k->strips) * TILE;
+
+			for (s = 0; s < k->strips; s++, sums += TILE) {
+				int row = k->row + s * k->strip, rows = min(k->strip, k->row_end - row);
+				const uint32_t *a = k->a + ((size_t)s * (size_t)k->length + (size_t)(word - k->word)) * ROWS;
+
+				tiles[rows](sums, a, b, words, word > 0);
+				if (word + words == p->words)
+					p->finish(p, sums, row, rows, c);
+			}
+		}
+	}
+}
+
+static void
+block_pack(const struct block *k)
+{
+	int s;
+
+	for (s = 0; s < k->strips; s++) {
+		int row = k->row + s * k->strip;
+
+		k->p->pack_rows(k->a + (size_t)s * (size_t)k->length * ROWS, k->p, row, min(k->strip, k->row_end - row),
+		    k->word, k->word_end - k->word);
+	}
+}
+
+static void
+product_part(const struct product *p, const struct part *part, int strip)
+{
+	int span = even_cut(p->words, WORD_SPAN, PANEL), step = even_cut(part->row_end - part->row, ROW_BLOCK, strip);
+	int panels = (part->col_end - part->col + PANEL - 1) / PANEL, c;
+	struct block k = { .p = p, .strip = strip, .length = span };
+	size_t a, b = (size_t)(WORD_BLOCK + LANES) * PANEL, sums;
+
+	if (panels == 0 || step == 0)
+		return;
+	a = (size_t)(step / strip + 1) * (size_t)span * ROWS;
+	sums = (size_t)(step / strip) * TILE * (size_t)(span < p->words ? panels : min(panels, PANEL_GROUP));
+	k.a = scratch((a + b + sums) * sizeof *k.a);
+	k.b = k.a + a;
+	for (k.row = part->row; k.row < part->row_end; k.row = k.row_end) {
+		k.row_end = min(k.row + step, part->row_end);
+		k.strips = (k.row_end - k.row + strip - 1) / strip;
+		for (k.word = 0; k.word < p->words; k.word = k.word_end) {
+			k.word_end = min(k.word + span, p->words);
+			block_pack(&k);
+			for (c = part->col; c < part->col_end; c += PANEL_GROUP * PANEL) {
+				k.c = (float *)(k.b + b);
+				if (span < p->words)
+					k.c += (size_t)((c - part->col) / PANEL * k.strips) * TILE;
+				block_group(&k, c, min(c + PANEL_GROUP * PANEL, part->col_end));
+			}
+		}
+	}
+}
+
+/* Up to ROWS rows: one stream through the weights, and nothing is put aside. */
+static void
+narrow_part(const struct product *p, const struct part *part)
+{
+	int halves = !PAIRS && p->w->type == DT_BF16, i, col;
+	tile_function *f = (halves ? tiles_halves : tiles_narrow)[p->rows];
+	uint32_t *a = scratch((size_t)(p->words + 2 * LANES) * ROWS * sizeof *a), stage[LANES];
+	float c[TILE];
+
+	if (p->rows == 1)
+		for (i = 0; i < p->words; i += LANES)
+			memcpy(a + i, row_words(stage, &p->x, 0, i), sizeof stage);
+	else
+		pack_turned(a, p, 0, p->rows, 0, p->words);
+	for (col = part->col; col < part->col_end; col += PANEL) {
+		f(c, a, panel_words(p->w, col), p->words, 0);
+		p->finish(p, c, 0, p->rows, col);
+	}
+}
+
+/*
+ * Of the grids of threads the one with the least work for the busiest. A word
+ * costs a tile some 12 cycles, and packing a strip or a panel some 6.
+ */
+static struct part
+part_of(const struct product *p, int strip, int thread, int threads)
+{
+	int strips = (p->rows + strip - 1) / strip, panels = (p->cols + PANEL - 1) / PANEL;
+	int down, best = 1, r, c;
+	double cost, least = 0;
+	struct part part;
+
+	for (down = 1; down <= threads; down++) {
+		r = (strips + down - 1) / down;
+		c = (panels + threads / down - 1) / (threads / down);
+		cost = 12. * r * c + 6. * r + 6. * c;
+		if (threads % down == 0 && (down == 1 || cost < least)) {
+			least = cost;
+			best = down;
+		}
+	}
+	r = thread % best;
+	c = thread / best;
+	part.row = (int)((long)strips * r / best) * strip;
+	part.row_end = min((int)((long)strips * (r + 1) / best) * strip, p->rows);
+	part.col = (int)((long)panels * c / (threads / best)) * PANEL;
+	part.col_end = min((int)((long)panels * (c + 1) / (threads / best)) * PANEL, p->cols);
+	return part;
+}
+
+static void
+product_run(const struct product *p, int narrow, int strip)
+{
+	int pays = (double)p->rows * p->cols * p->words > SMALL;
+
+	#pragma omp parallel if (pays)
+	{
+		struct part part = part_of(p, strip, omp_get_thread_num(), omp_get_num_threads());
+
+		if (narrow)
+			narrow_part(p, &part);
+		else
+			product_part(p, &part, strip);
+	}
+}
+
+static void
+forward(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w, const float *b, int m,
+    int n, int accumulate)
+{
+	int halves = !PAIRS && w->type == DT_BF16;
+	struct product p = {
+		.rows = m, .cols = n, .sum = w->k, .words = halves ? (w->k + 1) / 2 * 2 : (w->k + WORD - 1) / WORD,
+		.pack_rows = pack_turned, .pack_cols = halves ? panel_expanded : panel_as_is, .finish = finish_rows,
+		.x = { x, xtype, w->k }, .w = w, .b = b, .y = y, .ytype = ytype, .accumulate = accumulate,
+	};
+
+	product_run(&p, m <= ROWS, even_cut(m, ROWS, 1));
+}
+
+static void
+backward_x(void *dx, enum dtype dxtype, const void *dy, enum dtype dytype, const struct weight *w, int m, int n,
+    int accumulate)
+{
+	struct product p = {
+		.rows = m, .cols = w->k, .sum = n, .words = (n + WORD - 1) / WORD, .pack_rows = pack_turned,
+		.pack_cols = w->type == DT_BF16 ? panel_turned_halves : panel_turned, .finish = finish_rows,
+		.x = { dy, dytype, n }, .w = w, .y = dx, .ytype = dxtype, .accumulate = accumulate,
+	};
+
+	product_run(&p, 0, even_cut(m, ROWS, 1));
+}
+
+static void
+backward_w(float *dw, const struct weight *w, const void *dy, enum dtype dytype, const void *x, enum dtype xtype,
+    int m, int n)
+{
+	int row, step = WORD_SPAN * WORD;
+	struct product p = {
+		.rows = w->k, .cols = n, .pack_rows = pack_across, .pack_cols = panel_across, .finish = finish_gradient,
+		.x = { x, xtype, w->k }, .dy = { dy, dytype, n }, .w = w, .y = dw,
+	};
+
+	for (row = 0; row < m; row += step) {
+		p.sum = min(step, m - row);
+		p.words = (p.sum + WORD - 1) / WORD;
+		p.x.data = matrix_at(&p.x, row ? step : 0, 0);
+		p.dy.data = matrix_at(&p.dy, row ? step : 0, 0);
+		product_run(&p, 0, even_cut(w->k, ROWS, 2));
+	}
+}
