@@ -10,6 +10,8 @@
 
 #include <jansson.h>
 
+#include "lib/base/text.h"
+
 json_t *json_parse(const char *text, size_t size, char *why);
 
 /* A whole file; the reason names it. */
@@ -17,5 +19,12 @@ json_t *json_read(const char *path, char *why);
 
 /* Indented by two, as Python writes it, numbers as short as they may be; dies. */
 void json_write(const char *path, const json_t *json);
+
+/*
+ * Append a value as Python's json.dumps(ensure_ascii=False) writes it: reals
+ * with the fewest digits that give them back. `spaced`: a space behind each
+ * comma and colon, as there by default.
+ */
+void json_append(struct text *out, const json_t *value, int spaced);
 
 #endif

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "lib/base/die.h"
+#include "lib/base/json.h"
 #include "lib/stream/record.h"
 
 static const char record_mark[4] = "recd", end_mark[8] = "pstend\n";
@@ -84,17 +85,14 @@ tensor_bytes(const struct record *r, const struct field *f, const struct tensor 
 static void
 append_text(const struct record *r, struct buffer *out)
 {
-	enum { FIRST = 4096 };
-	size_t room = FIRST, n;
+	struct text text = { NULL, 0, 0 };
 
-	for (;;) {
-		buffer_reserve(out, room + ALIGN);
-		n = r->text ? json_dumpb(r->text, (char *)out->data + out->size, room, JSON_COMPACT) : 0;
-		if (n <= room)
-			break;
-		room = n;
-	}
-	out->size += n;
+	if (!r->text)
+		return;
+	json_append(&text, r->text, 0);
+	memcpy(buffer_reserve(out, text.n + ALIGN), text.s, text.n);
+	out->size += text.n;
+	free(text.s);
 }
 
 static void

@@ -5,13 +5,13 @@
  * known here is proved by its digest.
  */
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
 #include "lib/base/die.h"
 #include "lib/base/file.h"
+#include "lib/base/json.h"
 #include "lib/base/mem.h"
 #include "lib/text/chat.h"
 #include "lib/text/reader.h"
@@ -198,88 +198,6 @@ chat_open(const char *directory, char *why)
 	return c;
 }
 
-/* The shortest digits that give the number back, as Python prints them. */
-static void
-dump_real(struct text *out, double x)
-{
-	char s[40], digits[40];
-	int precision, exponent;
-
-	for (precision = 0; precision < 17; precision++) {
-		snprintf(s, sizeof s, "%.*e", precision, x);
-		if (strtod(s, NULL) == x)
-			break;
-	}
-	exponent = atoi(strchr(s, 'e') + 1);
-	if (exponent >= -4 && exponent < 16) {
-		snprintf(digits, sizeof digits, "%.*f", precision > exponent ? precision - exponent : 1, x);
-		text_puts(out, digits);
-		return;
-	}
-	*strchr(s, 'e') = '\0';
-	text_puts(out, s);
-	snprintf(digits, sizeof digits, "e%+03d", exponent);
-	text_puts(out, digits);
-}
-
-static void
-dump_string(struct text *out, const char *s, size_t n)
-{
-	static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt";
-	const char *at;
-	char escape[8];
-	size_t i;
-
-	text_puts(out, "\"");
-	for (i = 0; i < n; i++) {
-		if (s[i] && (at = strchr(from, s[i]))) {
-			text_puts(out, (const char[]){ '\\', to[at - from], '\0' });
-		} else if ((unsigned char)s[i] < 0x20) {
-			snprintf(escape, sizeof escape, "\\u%04x", (unsigned)s[i]);
-			text_puts(out, escape);
-		} else
-			text_add(out, s + i, 1);
-	}
-	text_puts(out, "\"");
-}
-
-/* JSON as Python's json.dumps writes it without escaping what is not ASCII. */
-static void
-dump(struct text *out, const json_t *value)
-{
-	const json_t *inner;
-	const char *key;
-	size_t i, n;
-	char number[32];
-
-	if (json_is_string(value)) {
-		dump_string(out, json_string_value(value), json_string_length(value));
-	} else if (json_is_integer(value)) {
-		snprintf(number, sizeof number, "%lld", (long long)json_integer_value(value));
-		text_puts(out, number);
-	} else if (json_is_real(value)) {
-		dump_real(out, json_real_value(value));
-	} else if (json_is_array(value)) {
-		text_puts(out, "[");
-		for (i = 0; i < json_array_size(value); i++) {
-			text_puts(out, i ? ", " : "");
-			dump(out, json_array_get(value, i));
-		}
-		text_puts(out, "]");
-	} else if (json_is_object(value)) {
-		text_puts(out, "{");
-		i = 0;
-		json_object_keylen_foreach((json_t *)value, key, n, inner) {
-			text_puts(out, i++ ? ", " : "");
-			dump_string(out, key, n);
-			text_puts(out, ": ");
-			dump(out, inner);
-		}
-		text_puts(out, "}");
-	} else
-		text_puts(out, json_is_true(value) ? "true" : json_is_false(value) ? "false" : "null");
-}
-
 static void
 say(struct text *out, const char *role, const char *content, size_t n)
 {
@@ -321,7 +239,7 @@ render_system(const struct chat *c, const json_t *first, const json_t *tools, st
 	text_add(out, c->before.s, c->before.n);
 	for (i = 0; i < json_array_size(tools); i++) {
 		text_puts(out, "\n");
-		dump(out, json_array_get(tools, i));
+		json_append(out, json_array_get(tools, i), 1);
 	}
 	text_add(out, c->after.s, c->after.n);
 }
@@ -348,7 +266,7 @@ render_calls(const json_t *message, struct text *out, char *why)
 		text_puts(out, "\n<tool_call>\n{\"name\": \"");
 		text_add(out, json_string_value(name), json_string_length(name));
 		text_puts(out, "\", \"arguments\": ");
-		dump(out, json_object_get(call, "arguments"));
+		json_append(out, json_object_get(call, "arguments"), 1);
 		text_puts(out, "}\n</tool_call>");
 	}
 	text_puts(out, "<|im_end|>\n");

@@ -11,7 +11,7 @@
 
 #include <stddef.h>
 
-#include "lib/text/text.h"
+#include "lib/base/text.h"
 
 struct corpus;
 

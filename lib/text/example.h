@@ -16,7 +16,7 @@
 #include "lib/text/chat.h"
 #include "lib/text/ids.h"
 #include "lib/text/template.h"
-#include "lib/text/text.h"
+#include "lib/base/text.h"
 #include "lib/text/tokenizer.h"
 
 /* How records become examples: by one of template, chat and field. */

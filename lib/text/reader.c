@@ -280,7 +280,7 @@ static int
 object(struct reader *r, json_t *object, int depth)
 {
 	const char *s;
-	char *key;
+	char *kept;
 	size_t n;
 	json_t *value;
 	int first, rc;
@@ -288,11 +288,12 @@ object(struct reader *r, json_t *object, int depth)
 	for (first = 1; (rc = reader_next(r, '}', &first)) > 0; ) {
 		if (reader_key(r, &s, &n))
 			return -1;
-		key = mem_copy(s, n);
+		/* the value may need the buffer */
+		kept = s == r->buffer ? mem_copy(s, n) : NULL;
 		rc = value_at(r, &value, depth);
 		if (!rc)
-			json_object_setn_new_nocheck(object, key, n, value);
-		free(key);
+			json_object_setn_new_nocheck(object, kept ? kept : s, n, value);
+		free(kept);
 		if (rc)
 			return -1;
 	}

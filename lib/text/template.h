@@ -24,7 +24,7 @@
 
 #include <jansson.h>
 
-#include "lib/text/text.h"
+#include "lib/base/text.h"
 
 struct template;
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* text - a growing text, which may hold NUL; start it with zeros, free() its s */
-#ifndef TEXT_TEXT_H
-#define TEXT_TEXT_H
+#ifndef BASE_TEXT_H
+#define BASE_TEXT_H
 
 #include <stddef.h>
 #include <string.h>

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/base/json.h"
+
+static void
+append_real(struct text *out, double x)
+{
+	char s[40], digits[40];
+	int precision, exponent;
+
+	for (precision = 0; precision < 17; precision++) {
+		snprintf(s, sizeof s, "%.*e", precision, x);
+		if (strtod(s, NULL) == x)
+			break;
+	}
+	exponent = atoi(strchr(s, 'e') + 1);
+	if (exponent >= -4 && exponent < 16) {
+		snprintf(digits, sizeof digits, "%.*f", precision > exponent ? precision - exponent : 1, x);
+		text_puts(out, digits);
+		return;
+	}
+	*strchr(s, 'e') = '\0';
+	text_puts(out, s);
+	snprintf(digits, sizeof digits, "e%+03d", exponent);
+	text_puts(out, digits);
+}
+
+static void
+append_escape(struct text *out, char c)
+{
+	static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt";
+	const char *at = c ? strchr(from, c) : NULL;
+	char escape[8];
+
+	if (at)
+		snprintf(escape, sizeof escape, "\\%c", to[at - from]);
+	else
+		snprintf(escape, sizeof escape, "\\u%04x", (unsigned)c);
+	text_puts(out, escape);
+}
+
+/* High bits of the bytes that need an escape: a quote, a backslash, a control character. */
+static inline uint64_t
+escapes(const char *s)
+{
+	const uint64_t one = 0x0101010101010101, high = one << 7;
+	uint64_t w, quote, slash;
+
+	memcpy(&w, s, 8);
+	quote = w ^ one * '"';
+	slash = w ^ one * '\\';
+	return (((quote - one) & ~quote) | ((slash - one) & ~slash) | ((w - one * 0x20) & ~w)) & high;
+}
+
+static void
+append_string(struct text *out, const char *s, size_t n)
+{
+	const char *end = s + n, *p = s;
+
+	text_add(out, "\"", 1);
+	for (;;) {
+		while (end - p >= 8 && !escapes(p))
+			p += 8;
+		while (p < end && *p != '"' && *p != '\\' && (unsigned char)*p >= 0x20)
+			p++;
+		text_add(out, s, (size_t)(p - s));
+		if (p == end)
+			break;
+		append_escape(out, *p);
+		s = ++p;
+	}
+	text_add(out, "\"", 1);
+}
+
+static void
+append_array(struct text *out, const json_t *array, int spaced)
+{
+	size_t i;
+
+	text_add(out, "[", 1);
+	for (i = 0; i < json_array_size(array); i++) {
+		if (i)
+			text_add(out, ", ", spaced ? 2 : 1);
+		json_append(out, json_array_get(array, i), spaced);
+	}
+	text_add(out, "]", 1);
+}
+
+static void
+append_object(struct text *out, const json_t *object, int spaced)
+{
+	const json_t *value;
+	const char *key;
+	size_t n, i = 0;
+
+	text_add(out, "{", 1);
+	json_object_keylen_foreach((json_t *)object, key, n, value) {
+		if (i++)
+			text_add(out, ", ", spaced ? 2 : 1);
+		append_string(out, key, n);
+		text_add(out, ": ", spaced ? 2 : 1);
+		json_append(out, value, spaced);
+	}
+	text_add(out, "}", 1);
+}
+
+void
+json_append(struct text *out, const json_t *value, int spaced)
+{
+	char number[32];
+
+	switch (json_typeof(value)) {
+	case JSON_STRING:
+		append_string(out, json_string_value(value), json_string_length(value));
+		break;
+	case JSON_INTEGER:
+		text_add(out, number, (size_t)snprintf(number, sizeof number, "%lld",
+		    (long long)json_integer_value(value)));
+		break;
+	case JSON_REAL:
+		append_real(out, json_real_value(value));
+		break;
+	case JSON_ARRAY:
+		append_array(out, value, spaced);
+		break;
+	case JSON_OBJECT:
+		append_object(out, value, spaced);
+		break;
+	default:
+		text_puts(out, json_is_true(value) ? "true" : json_is_false(value) ? "false" : "null");
+	}
+}
