@@ -49,7 +49,7 @@ options_parse(int argc, const char **argv, const struct poptOption *table,
     const char *operands, const char *about, int max, struct common *common)
 {
 	static const char *none[] = { NULL };
-	poptContext ctx;
+	static poptContext ctx;	/* owns the operands */
 	const char *slash = argc ? strrchr(argv[0], '/') : NULL;
 	int rc;
 
