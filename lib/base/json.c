@@ -48,6 +48,8 @@ print(const json_t *json)
 		text = json_dumps(json, style);
 	}
 	json_decref(back);
+	if (!text)
+		die("no memory to print JSON");
 	return text;
 }
 
@@ -57,8 +59,6 @@ json_write(const char *path, const json_t *json)
 	struct file *file = file_create(path);
 	char *text = print(json);
 
-	if (!text)
-		die("cannot print '%s' as JSON", path);
 	file_write(file, text, strlen(text));
 	file_write(file, "\n", 1);
 	file_commit(file);

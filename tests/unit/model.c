@@ -18,15 +18,17 @@
 static char why[REASON_MAX], directory[] = "/tmp/model.XXXXXX";
 static const struct backend *be;
 
-static const char *const configs[] = {
-	"{\"model_type\":\"gpt2\",\"n_embd\":12,\"n_layer\":3,\"n_head\":2,\"n_positions\":40,\"vocab_size\":37}",
-	"{\"model_type\":\"qwen2\",\"hidden_size\":20,\"num_hidden_layers\":3,\"num_attention_heads\":5,"
-	    "\"num_key_value_heads\":1,\"head_dim\":6,\"intermediate_size\":33,\"vocab_size\":301,"
-	    "\"tie_word_embeddings\":true,\"rope_theta\":1e4,"
-	    "\"layer_types\":[\"full_attention\",\"full_attention\",\"full_attention\"]}",
-	"{\"model_type\":\"llama\",\"hidden_size\":16,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
-	    "\"num_key_value_heads\":2,\"intermediate_size\":24,\"vocab_size\":65,\"torch_dtype\":\"bfloat16\"}",
-};
+#define GPT2 "{\"model_type\":\"gpt2\",\"n_embd\":12,\"n_layer\":3,\"n_head\":2,\"n_positions\":40," \
+	"\"vocab_size\":37}"
+#define QWEN2 "{\"model_type\":\"qwen2\",\"hidden_size\":20,\"num_hidden_layers\":3," \
+	"\"num_attention_heads\":5,\"num_key_value_heads\":1,\"head_dim\":6,\"intermediate_size\":33," \
+	"\"vocab_size\":301,\"tie_word_embeddings\":true,\"rope_theta\":1e4," \
+	"\"layer_types\":[\"full_attention\",\"full_attention\",\"full_attention\"]}"
+#define LLAMA "{\"model_type\":\"llama\",\"hidden_size\":16,\"num_hidden_layers\":2," \
+	"\"num_attention_heads\":4,\"num_key_value_heads\":2,\"intermediate_size\":24," \
+	"\"vocab_size\":65,\"torch_dtype\":\"bfloat16\"}"
+
+static const char *const configs[] = { GPT2, QWEN2, LLAMA };
 
 static struct model *
 make(const char *text, enum dtype type, uint64_t seed)
