@@ -56,7 +56,7 @@ struct stream_in {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	struct slot slots[2];
-	int current;			/* the slot that the caller reads */
+	int current, holding;		/* the slot that the caller reads; whether it has one */
 	size_t used;			/* bytes of it */
 	uint32_t taken;			/* records of it */
 	uint64_t record;		/* number of the next */
@@ -303,7 +303,7 @@ take(struct stream_in *in)
 	struct slot *slot = &in->slots[in->current];
 
 	pthread_mutex_lock(&in->lock);
-	if (slot->full && slot->rc > 0) {
+	if (in->holding) {
 		slot->full = 0;
 		in->current ^= 1;
 		slot = &in->slots[in->current];
@@ -312,6 +312,7 @@ take(struct stream_in *in)
 	while (!slot->full)
 		pthread_cond_wait(&in->changed, &in->lock);
 	pthread_mutex_unlock(&in->lock);
+	in->holding = 1;
 	in->used = 0;
 	in->taken = 0;
 	return slot;
@@ -372,7 +373,7 @@ stream_get(struct stream_in *in, struct record *r)
 	if (!in->started)
 		start(in);
 	slot = &in->slots[in->current];
-	if (!slot->full)
+	if (!in->holding)
 		slot = take(in);
 	for (;;) {
 		if (slot->rc < 0)
