@@ -395,7 +395,7 @@ stream_more(const struct stream_in *in)
 	const struct slot *slot = &in->slots[in->current];
 	uint64_t left, i;
 
-	if (!in->started || !slot->full || slot->rc <= 0)
+	if (!in->holding || slot->rc <= 0)
 		return 0;
 	left = slot->records - in->taken;
 	for (i = 0; i < left && i < in->shards; i++)
