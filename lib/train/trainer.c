@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: MIT */
+#include <math.h>
+#include <stdlib.h>
+
+#include "lib/base/die.h"
+#include "lib/base/mem.h"
+#include "lib/train/trainer.h"
+
+/* Logits of a chunk: so large that a pass over the head's gradient pays, so small that it does not count. */
+enum { CHUNK_BYTES = 160 << 20, CHUNK_ROWS = 1024, CHUNK_UNIT = 16 };
+
+int
+trainer_chunk(int columns, int max_rows)
+{
+	int rows = CHUNK_BYTES / 4 / columns / CHUNK_UNIT * CHUNK_UNIT;
+
+	if (rows < CHUNK_UNIT)
+		rows = CHUNK_UNIT;
+	if (rows > CHUNK_ROWS)
+		rows = CHUNK_ROWS;
+	return rows < max_rows ? rows : max_rows;
+}
+
+void
+trainer_init(struct trainer *t, struct model *m, int columns, int max_rows, enum keep keep,
+    struct teacher *teacher, const struct divergence *d)
+{
+	*t = (struct trainer){ .m = m, .teacher = teacher, .divergence = *d, .max_rows = max_rows };
+	model_rope(m, max_rows);
+	t->forward = forward_new(m, max_rows, keep);
+	t->head = head_new(m, columns, trainer_chunk(columns, max_rows));
+	t->ce = mem_zero((size_t)max_rows, sizeof *t->ce);
+	t->div = mem_zero((size_t)max_rows, sizeof *t->div);
+	batch_init(&t->batch, m->be);
+}
+
+static void
+forget_names(struct trainer *t)
+{
+	while (t->nnames)
+		free(t->names[--t->nnames]);
+}
+
+void
+trainer_free(struct trainer *t)
+{
+	forget_names(t);
+	free(t->names);
+	forward_free(t->forward);
+	head_free(t->head);
+	batch_free(&t->batch);
+	free(t->ce);
+	free(t->div);
+}
+
+size_t
+trainer_bytes(const struct model *m, enum dtype type, int columns, int max_rows, enum keep keep)
+{
+	struct model as = *m;
+	size_t bytes = 0;
+	int i;
+
+	as.type = type;
+	for (i = 0; i < m->nstorage; i++)
+		bytes += m->storage[i].n * (m->storage[i].matrix ? dtype_size(type) : sizeof(float));
+	return bytes + forward_bytes(&as, max_rows, keep) +
+	    head_bytes(&as, columns, trainer_chunk(columns, max_rows), max_rows);
+}
+
+void
+trainer_begin(struct trainer *t)
+{
+	forget_names(t);
+	batch_clear(&t->batch);
+	if (t->teacher)
+		teacher_clear(t->teacher);
+}
+
+int
+trainer_add(struct trainer *t, const char *stream, const struct record *r, const struct example *e)
+{
+	const struct config *c = &t->m->config;
+
+	if (e->rows > t->max_rows)
+		die("%s: record '%s' needs %d tokens at once: --micro-tokens is %d", stream, e->id, e->rows, t->max_rows);
+	if (c->family == FAMILY_GPT2 && e->rows > c->positions)
+		die("%s: record '%s' needs %d positions, the model has %d", stream, e->id, e->rows, c->positions);
+	if (t->batch.m + e->rows > t->max_rows)
+		return 0;
+	batch_add(&t->batch, e->ids, e->n, e->spans, e->nspans, 1);
+	if (t->teacher)
+		teacher_add(t->teacher, stream, r, e);
+	MEM_PUSH(t->names, t->nnames, t->cap_names, mem_string(e->id));
+	return 1;
+}
+
+/* The sequence that a supervised row belongs to. */
+static const char *
+name_of(const struct trainer *t, int supervised)
+{
+	int s = 0;
+
+	while (t->batch.offsets[s + 1] <= t->batch.rows[supervised])
+		s++;
+	return t->names[s];
+}
+
+/* Take the rows' losses into the sums. */
+static const char *
+collect(struct trainer *t, struct sums *sums)
+{
+	const struct batch *b = &t->batch;
+	size_t bytes = (size_t)b->p * sizeof *t->ce;
+	int i;
+
+	t->m->be->download(t->ce, t->head->ce, bytes);
+	t->m->be->download(t->div, t->head->div, bytes);
+	for (i = 0; i < b->p; i++) {
+		if (!isfinite(t->ce[i]) || !isfinite(t->div[i]))
+			return name_of(t, i);
+		sums->ce += t->ce[i];
+		sums->div += t->div[i];
+	}
+	sums->targets += (uint64_t)b->p;
+	sums->tokens += (uint64_t)b->m;
+	return NULL;
+}
+
+const char *
+trainer_run(struct trainer *t, struct gradients *g, uint64_t seed, uint32_t micro, struct sums *sums)
+{
+	struct batch *b = &t->batch;
+	const char *bad;
+	const void *hidden;
+	void *dhidden;
+
+	batch_upload(b);
+	if (t->teacher)
+		teacher_begin(t->teacher, b);
+	hidden = forward_run(t->forward, b, NULL, 1, seed, micro);
+	dhidden = head_run(t->head, b, hidden, &t->divergence, t->teacher ? teacher_rows : NULL, t->teacher, 1, g);
+	if ((bad = collect(t, sums)))
+		return bad;
+	forward_backward(t->forward, b, dhidden, g);
+	return NULL;
+}
+
+void
+trainer_score(struct trainer *t, struct sums *sums)
+{
+	struct batch *b = &t->batch;
+	int i;
+
+	batch_upload(b);
+	head_logprob(t->head, b, forward_run(t->forward, b, NULL, 0, 0, 0), 1, t->ce, NULL);
+	for (i = 0; i < b->p; i++)
+		sums->ce -= t->ce[i];
+	sums->targets += (uint64_t)b->p;
+	sums->tokens += (uint64_t)b->m;
+}
