@@ -6,7 +6,6 @@
  * teacher and q the student, both softened by tau and cut to the tokenizer's ids.
  */
 #include <math.h>
-#include <string.h>
 
 #include "lib/base/die.h"
 #include "lib/text/agree.h"
@@ -81,10 +80,12 @@ main(int argc, const char **argv)
 
 	/* data, teacher, model */
 	job.in = stream_open(options_input(&common), "logits|tokens|rollouts");
-	source = teacher_source(job.in, teacher);
+	tokenizer = agree_tokenizer(job.in, recipe.model);
+	source = teacher_source(job.in, teacher, tokenizer ? tokenizer_vocab(tokenizer) : 0);
+	source.type = recipe.type;
 	source.renormalise = options_choice("tail", tail_name, tails);
 	teacher_check(&source, &job.divergence);
-	if ((tokenizer = agree_tokenizer(job.in, recipe.model)))
+	if (tokenizer)
 		tokenizer_close(tokenizer);
 	job.source = &source;
 	job.model = model_load(recipe.model, be, recipe.type);
