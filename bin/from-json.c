@@ -17,6 +17,7 @@
 #include "lib/base/options.h"
 #include "lib/stream/header.h"
 #include "lib/stream/stream.h"
+#include "lib/text/reader.h"
 
 static const char *name = "<stdin>";	/* of the input */
 static size_t line;
@@ -27,7 +28,7 @@ next_line(FILE *f)
 {
 	static char *s;
 	static size_t cap;
-	json_error_t error;
+	char why[REASON_MAX];
 	json_t *json;
 	ssize_t n = getline(&s, &cap, f);
 
@@ -38,9 +39,9 @@ next_line(FILE *f)
 		return NULL;
 	}
 	line++;
-	json = json_loadb(s, (size_t)n, JSON_ALLOW_NUL, &error);
+	json = reader_parse(s, (size_t)n, why);
 	if (!json)
-		die("%s:%zu: not JSON: %s", name, line, error.text);
+		die("%s:%zu: not JSON: %s", name, line, why);
 	if (!json_is_object(json))
 		die("%s:%zu: not a JSON object", name, line);
 	return json;

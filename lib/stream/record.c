@@ -4,6 +4,7 @@
 #include "lib/base/die.h"
 #include "lib/base/json.h"
 #include "lib/stream/record.h"
+#include "lib/text/reader.h"
 
 static const char record_mark[4] = "recd", end_mark[8] = "pstend\n";
 
@@ -173,11 +174,11 @@ shuffled_size(const struct layout *layout, const unsigned char *p)
 static int
 text_unpack(const unsigned char *p, size_t size, struct record *r, char *why)
 {
-	json_error_t error;
+	char what[REASON_MAX];
 
-	r->text = size ? json_loadb((const char *)p, size, JSON_ALLOW_NUL, &error) : json_object();
+	r->text = size ? reader_parse(p, size, what) : json_object();
 	if (!r->text)
-		return reason(why, "a record's text is not JSON: %s", error.text);
+		return reason(why, "a record's text is not JSON: %.*s", REASON_MAX - 64, what);
 	if (json_is_object(r->text))
 		return 0;
 	json_decref(r->text);
