@@ -317,39 +317,17 @@ encode_all(const struct recipe *r, const struct common *common)
 	json_decref(header);
 }
 
-/* As JSON wants it: what is not UTF-8 (half a character, cut off) becomes U+FFFD. */
-static json_t *
-repaired(const char *s, size_t n)
-{
-	struct text out = { NULL, 0, 0 };
-	json_t *text;
-	size_t good;
-	int unstable;
-
-	for (;;) {
-		good = unicode_check(s, n, &unstable);
-		text_add(&out, s, good);
-		if (good == n)
-			break;
-		text_puts(&out, "\xef\xbf\xbd");
-		s += good + 1;
-		n -= good + 1;
-	}
-	text = json_stringn_nocheck(out.s ? out.s : "", out.n);
-	free(out.s);
-	return text;
-}
-
 static void
 print_decoded(const struct tokenizer *t, const json_t *id, const int32_t *ids, size_t n, FILE *f)
 {
-	size_t size;
-	char *text = tokenizer_decode(t, ids, n, 0, &size);
-	json_t *line = json_pack("{s:O*, s:o}", "id", id, "text", repaired(text, size));
+	size_t size, valid;
+	char *bytes = tokenizer_decode(t, ids, n, 0, &size), *text = unicode_repair(bytes, size, &valid);
+	json_t *line = json_pack("{s:O*, s:o}", "id", id, "text", json_stringn_nocheck(text, valid));
 
 	if (json_dumpf(line, f, JSON_COMPACT) || fputc('\n', f) == EOF)
 		die("cannot write the output:");
 	json_decref(line);
+	free(bytes);
 	free(text);
 }
 

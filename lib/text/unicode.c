@@ -6,6 +6,7 @@
 
 #include "lib/base/die.h"
 #include "lib/base/mem.h"
+#include "lib/base/text.h"
 #include "lib/text/unicode.h"
 
 uint8_t unicode_table[UNICODE_TABLE];
@@ -180,4 +181,46 @@ unicode_nfc(const void *s, size_t n, size_t *size)
 	memcpy(out + used, p + done, n - done);
 	*size = used + (n - done);
 	return out;
+}
+
+/* Bytes at p, which begin no character, that could have begun one. */
+static size_t
+broken(const unsigned char *p, size_t n)
+{
+	unsigned char c = p[0];
+	size_t i, more = c < 0xc2 || c > 0xf4 ? 0 : c < 0xe0 ? 1 : c < 0xf0 ? 2 : 3;
+	unsigned char low = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;
+	unsigned char high = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
+
+	for (i = 1; i <= more && i < n && p[i] >= low && p[i] <= high; i++) {
+		low = 0x80;
+		high = 0xbf;
+	}
+	return i;
+}
+
+char *
+unicode_repair(const void *s, size_t n, size_t *size)
+{
+	static const char replacement[] = "\xef\xbf\xbd";
+	const unsigned char *p = s;
+	struct text out = { NULL, 0, 0 };
+	size_t bytes;
+	int unstable;
+
+	for (;;) {
+		bytes = unicode_check(p, n, &unstable);
+		text_add(&out, (const char *)p, bytes);
+		if (bytes == n)
+			break;
+		text_puts(&out, replacement);
+		p += bytes;
+		n -= bytes;
+		bytes = broken(p, n);
+		p += bytes;
+		n -= bytes;
+	}
+	*size = out.n;
+	text_add(&out, "", 1);
+	return out.s;
 }

@@ -54,6 +54,12 @@ size_t unicode_put(uint32_t c, unsigned char *p);	/* writes up to 4 bytes, retur
  */
 size_t unicode_check(const void *s, size_t n, int *unstable);
 
+/*
+ * The same text as valid UTF-8, a new NUL-terminated string to be freed: what is none, such as
+ * half a character, becomes one U+FFFD for each longest beginning of a character.
+ */
+char *unicode_repair(const void *s, size_t n, size_t *size);
+
 uint32_t unicode_lower(uint32_t c);			/* simple mapping, one to one */
 
 /* NFC of valid UTF-8 as a new string, to be freed; *size gets its length. */
