@@ -171,8 +171,11 @@ main(int argc, const char **argv)
 
 	/* stream */
 	if (!only_header && !only_history)
-		while (count-- && stream_get(in, &r))
+		while (count-- && stream_get(in, &r)) {
 			print_record(&r);
+			if (!stream_more(in))
+				fflush(stdout);
+		}
 
 	/* finish */
 	stream_close(in);
