@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+#include "lib/base/die.h"
+#include "lib/model/feed.h"
+#include "lib/text/agree.h"
+
+static char *directory, *dtype, *shard;
+static int rows = 2048;
+
+struct poptOption options_feed[] = {
+	{ "model", 'm', POPT_ARG_STRING, &directory, 0, "the model, a Hugging Face directory", "DIR" },
+	{ "dtype", 0, POPT_ARG_STRING, &dtype, 0, "compute in f32 or bf16 (default: as the model is stored)", "TYPE" },
+	{ "micro-tokens", 0, POPT_ARG_INT | POPT_ARGFLAG_SHOW_DEFAULT, &rows, 0,
+	    "tokens that go through the model at once; results do not depend on it", "N" },
+	{ "shard", 0, POPT_ARG_STRING, &shard, 0, "read every N-th record only, from the I-th", "I/N" },
+	POPT_TABLEEND
+};
+
+void
+feed_open(struct feed *f, const char *want, const struct common *common)
+{
+	static const char *const types[] = { "f32", "bf16", NULL };
+	const struct backend *be = backend_pick(common->backend);
+	enum dtype type = !dtype ? DT_NONE : options_choice("dtype", dtype, types) ? DT_BF16 : DT_F32;
+
+	if (!directory)
+		die_usage("--model is needed");
+	if (rows < 1)
+		die_usage("--micro-tokens must be positive");
+	if (!be)
+		die_usage("--backend knows no '%s' on this machine", common->backend);
+	*f = (struct feed){ .directory = directory, .rows = rows };
+	f->in = stream_open(options_input(common), want);
+	stream_shard(f->in, shard);
+	f->m = model_load(directory, be, type);
+	f->tokenizer = agree_tokenizer(f->in, directory);
+}
+
+void
+feed_close(struct feed *f)
+{
+	if (f->tokenizer)
+		tokenizer_close(f->tokenizer);
+	model_free(f->m);
+	stream_close(f->in);
+}
