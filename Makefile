@@ -27,8 +27,10 @@ KIT ?= ../shared/conformance
 WARN = -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
 ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -I. -fopenmp -pthread $(WARN) $(CFLAGS) \
 	$(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
-ALL_LDFLAGS = -fopenmp -pthread $(LDFLAGS) $(if $(SANITIZE),-fsanitize=$(SANITIZE),-Wl,--gc-sections)
-LIBS = -lzstd -larchive -lpcre2-8 -lutf8proc -ljansson -lpopt -lxxhash -lm
+ALL_LDFLAGS = -pthread $(LDFLAGS) $(if $(SANITIZE),-fsanitize=$(SANITIZE),-Wl,--gc-sections)
+# libgomp's archive: lib/base/threads.c must run before it does; clang has its own
+LIBGOMP := $(if $(findstring clang,$(CC)),-fopenmp,$(shell $(CC) -print-file-name=libgomp.a))
+LIBS = $(LIBGOMP) -lzstd -larchive -lpcre2-8 -lutf8proc -ljansson -lpopt -lxxhash -lm
 
 # A kernel's file suffix says its machine; *_simd.c holds plain loops, compiled once per machine.
 FLAGS_avx2 = -O3 -mavx2 -mfma -mf16c
@@ -51,6 +53,7 @@ say = $(if $(V),,@printf '  %-6s %s\n' $(1) '$(2)';)
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
+.SECONDARY:
 .PHONY: all test check conformance bench fuzz lint deps install clean FORCE
 
 all: $(TOOLS:%=$(BIN)/%)
@@ -116,7 +119,7 @@ deps:
 # The recursion sees the headers and programs that deps has just installed.
 test: deps
 	@$(MAKE) --no-print-directory check
-check: all $(TEST_BIN) $(BUILD)/tests/conformance
+check: all $(TEST_BIN)
 	@PATH="$(abspath $(BIN)):$$PATH" BUILD=$(abspath $(BUILD)) KIT=$(KIT) tests/run $(if $(T),$(T),$(TEST_BIN) tests/*.bats)
 conformance: all $(BUILD)/tests/conformance
 	@PATH="$(abspath $(BIN)):$$PATH" $(BUILD)/tests/conformance $(KIT)
@@ -152,4 +155,5 @@ clean:
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 
-include $(wildcard pipelines/*.mk)
+# experiments first, then the stages that they share
+include $(filter-out %/stages.mk,$(wildcard pipelines/*.mk)) pipelines/stages.mk

@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +6,7 @@
 #include "lib/base/die.h"
 #include "lib/base/mem.h"
 #include "lib/base/options.h"
+#include "lib/base/threads.h"
 
 static struct common parsed;
 static int help, version;
@@ -77,8 +77,7 @@ options_parse(int argc, const char **argv, const struct poptOption *table,
 		die_usage("unexpected operand '%s'", common->operands[max]);
 	if (common->threads < 0)
 		die_usage("--threads must be positive");
-	if (common->threads)
-		omp_set_num_threads(common->threads);
+	threads_use(common->threads);
 }
 
 const char *
