@@ -83,23 +83,32 @@ parse_rows(uint64_t *first, uint64_t *last)
 		die_usage("--rows wants A:B, not '%s'", rows);
 }
 
+/* What --eos says: a number is an id, anything else a token. */
+static int32_t
+eos_said(const struct tokenizer *t)
+{
+	char *end;
+	long id;
+
+	errno = 0;
+	id = strtol(eos, &end, 10);
+	if (end == eos || *end)
+		id = tokenizer_id(t, eos);
+	if (errno || id < 0 || id >= tokenizer_vocab(t))
+		die("--eos: the tokenizer in '%s' has no '%s'", model, eos);
+	return (int32_t)id;
+}
+
 static int32_t
 eos_of(const struct tokenizer *t, const struct recipe *r)
 {
 	int32_t id;
-	char *end;
 
-	if (eos && !strcmp(eos, "none"))
+	if (eos ? !strcmp(eos, "none") : r->field != NULL)
 		return -1;
-	if (!eos && r->field)
-		return -1;
-	id = eos ? tokenizer_id(t, eos) : r->chat ? tokenizer_id(t, "<|im_end|>") : tokenizer_eos(t);
-	if (id < 0 && eos) {
-		errno = 0;
-		id = (int32_t)strtol(eos, &end, 10);
-		if (errno || end == eos || *end || id < 0 || id >= tokenizer_vocab(t))
-			die("--eos: the tokenizer in '%s' has no '%s'", model, eos);
-	}
+	if (eos)
+		return eos_said(t);
+	id = r->chat ? tokenizer_id(t, "<|im_end|>") : tokenizer_eos(t);
 	if (id < 0)
 		die("the files in '%s' name no end of sequence; say it with --eos", model);
 	return id;
@@ -180,7 +189,8 @@ set_text(const struct recipe *r, struct job *job, uint64_t number, char *why)
 	size_t n;
 	int rc = 0;
 
-	snprintf(name, sizeof name, "%" PRIu64, json_is_integer(id) ? (uint64_t)json_integer_value(id) : number);
+	if (!json_is_string(id))
+		snprintf(name, sizeof name, "%" PRId64, json_is_integer(id) ? (int64_t)json_integer_value(id) : (int64_t)number);
 	json_object_set_new(text, "id", json_is_string(id) ? json_incref(id) : json_string(name));
 	if (!r->field) {
 		json_object_set_new(text, "prompt", json_stringn_nocheck(job->example.prompt.s, job->example.prompt.n));
