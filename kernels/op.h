@@ -228,7 +228,8 @@ struct backend {
 	 * The one loss (conformance, loss). logits [m, ld] f32, softmax over the first v columns for student and
 	 * teacher; targets [m]. On return logits hold the gradient of
 	 *   inv_count ((1 - k) ce + k tau^2 D), columns v .. ld-1 zero,
-	 * and ce[m], div[m] the rows' cross-entropy and tau^2 D (0 without a teacher), not divided. Tolerance 1e-6.
+	 * and ce[m], div[m] the rows' cross-entropy and tau^2 D (0 without a teacher), not divided. Tolerance 1e-6, of
+	 * gradients relative to inv_count, of ce and div to 1 at least.
 	 */
 	void (*loss)(float *logits, size_t ld, const int *targets, const struct teacher_rows *teacher,
 	    const struct divergence *d, float inv_count, float *ce, float *div, int m, int v);

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vtile - small products of f32 matrices that lie in the caches, for attention
+ *
+ * Each element is one chain of multiply-adds in the order of k, whatever the shape around it: a row comes out
+ * the same alone and among others.
+ */
+#ifndef KERNELS_VTILE_H
+#define KERNELS_VTILE_H
+
+#include "kernels/vec.h"
+
+/* c[m][n W] (+)= a b, element (i, p) of a at i rs + p cs; b[k][ldb]. */
+INLINE void
+tile_fixed(float *c, int ldc, const float *a, int rs, int cs, const float *b, int ldb, int k, int m, int n,
+    int accumulate)
+{
+	vec sum[8][2];
+	int i, j, p;
+
+	#pragma GCC unroll 8
+	for (i = 0; i < m; i++)
+		#pragma GCC unroll 2
+		for (j = 0; j < n; j++)
+			sum[i][j] = accumulate ? vec_load(c + i * ldc + j * W) : vec_set(0);
+	for (p = 0; p < k; p++) {
+		vec b0 = vec_load(b + (size_t)p * ldb), b1 = n > 1 ? vec_load(b + (size_t)p * ldb + W) : b0;
+
+		#pragma GCC unroll 8
+		for (i = 0; i < m; i++) {
+			vec x = vec_set(a[(size_t)i * rs + (size_t)p * cs]);
+
+			sum[i][0] = vec_fma(x, b0, sum[i][0]);
+			if (n > 1)
+				sum[i][1] = vec_fma(x, b1, sum[i][1]);
+		}
+	}
+	#pragma GCC unroll 8
+	for (i = 0; i < m; i++)
+		#pragma GCC unroll 2
+		for (j = 0; j < n; j++)
+			vec_store(c + i * ldc + j * W, sum[i][j]);
+}
+
+INLINE void
+tile_rows(float *c, int ldc, const float *a, int rs, int cs, const float *b, int ldb, int m, int width,
+    int k, int accumulate)
+{
+	int j;
+
+	for (j = 0; j + 2 * W <= width; j += 2 * W)
+		tile_fixed(c + j, ldc, a, rs, cs, b + j, ldb, k, m, 2, accumulate);
+	if (j < width)
+		tile_fixed(c + j, ldc, a, rs, cs, b + j, ldb, k, m, 1, accumulate);
+}
+
+/* c[m][width] (+)= a[m][k] b[k][width]; width is a multiple of W. */
+INLINE void
+tile_product(float *c, int ldc, const float *a, int rs, int cs, const float *b, int ldb, int m, int width,
+    int k, int accumulate)
+{
+	const int most = W / 2;			/* rows: registers hold most x 2 sums */
+	int i = 0;
+
+	for (; i + most <= m; i += most)
+		tile_rows(c + (size_t)i * ldc, ldc, a + (size_t)i * rs, rs, cs, b, ldb, most, width, k, accumulate);
+	for (; i + 2 <= m; i += 2)
+		tile_rows(c + (size_t)i * ldc, ldc, a + (size_t)i * rs, rs, cs, b, ldb, 2, width, k, accumulate);
+	if (i < m)
+		tile_rows(c + (size_t)i * ldc, ldc, a + (size_t)i * rs, rs, cs, b, ldb, 1, width, k, accumulate);
+}
+
+/* W rows of W numbers: r[i][j] becomes r[j][i]. */
+INLINE void
+tile_flip(vec *r)
+{
+	int i, s;
+
+	#pragma GCC unroll 4
+	for (s = 1; s < W; s *= 2) {
+		veci low, high;
+
+		#pragma GCC unroll 16
+		for (i = 0; i < W; i++) {
+			low[i] = i & s ? W + i - s : i;
+			high[i] = i & s ? W + i : i + s;
+		}
+		#pragma GCC unroll 16
+		for (i = 0; i < W; i++)
+			if (!(i & s)) {
+				vec a = r[i], b = r[i + s];
+
+				r[i] = __builtin_shuffle(a, b, low);
+				r[i + s] = __builtin_shuffle(a, b, high);
+			}
+	}
+}
+
+/* y[k][ldy] = x[n][ldx] transposed; both are padded to multiples of W. */
+INLINE void
+tile_transpose(float *y, int ldy, const float *x, int ldx, int n, int k)
+{
+	int i, j, l;
+
+	for (i = 0; i < n; i += W)
+		for (j = 0; j < k; j += W) {
+			vec r[W];
+
+			#pragma GCC unroll 16
+			for (l = 0; l < W; l++)
+				r[l] = vec_load(x + (size_t)(i + l) * ldx + j);
+			tile_flip(r);
+			#pragma GCC unroll 16
+			for (l = 0; l < W; l++)
+				vec_store(y + (size_t)(j + l) * ldy + i, r[l]);
+		}
+}
+
+#endif
