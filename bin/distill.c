@@ -66,6 +66,7 @@ main(int argc, const char **argv)
 	};
 	struct job job = { .recipe = &recipe, .common = &common };
 	struct teacher_source source;
+	int tail;
 	const struct backend *be;
 	struct tokenizer *tokenizer;
 
@@ -75,6 +76,7 @@ main(int argc, const char **argv)
 	    &common);
 	recipe_check(&recipe);
 	job.divergence = divergence();
+	tail = options_choice("tail", tail_name, tails);
 	if (!(be = backend_pick(common.backend)))
 		die_usage("--backend knows no '%s' on this machine", common.backend);
 
@@ -83,7 +85,7 @@ main(int argc, const char **argv)
 	tokenizer = agree_tokenizer(job.in, recipe.model);
 	source = teacher_source(job.in, teacher, tokenizer ? tokenizer_vocab(tokenizer) : 0);
 	source.type = recipe.type;
-	source.renormalise = options_choice("tail", tail_name, tails);
+	source.renormalise = tail;
 	teacher_check(&source, &job.divergence);
 	if (tokenizer)
 		tokenizer_close(tokenizer);

@@ -62,7 +62,7 @@ void header_field(json_t *header, const char *name, enum dtype type, int ntraili
 struct stream_in *stream_open(const char *path, const char *want);
 const json_t *stream_header(const struct stream_in *in);	/* owned by the stream */
 const char *stream_type(const struct stream_in *in);
-const char *stream_name(const struct stream_in *in);		/* the path, or <stdin> */
+const char *stream_name(const struct stream_in *in);		/* as messages have it: 'path', or <stdin> */
 int stream_get(struct stream_in *in, struct record *r);	/* 1, or 0 at the end mark; r is valid until the next call */
 /*
  * Whether the next record was handed over together with the last one, so that getting it waits for no

@@ -34,7 +34,7 @@ struct place {
 };
 
 struct stream_in {
-	char *path, *name;		/* name: as messages have it */
+	char *name;			/* as messages have it */
 	int fd;
 	int regular;			/* a file, whose stream begins at `start` */
 	uint64_t start;
@@ -440,8 +440,7 @@ stream_open(const char *path, const char *want)
 	in->fd = path ? open(path, O_RDONLY | O_CLOEXEC) : STDIN_FILENO;
 	if (in->fd < 0 || fstat(in->fd, &st))
 		die("cannot open '%s':", path ? path : "<stdin>");
-	in->path = mem_string(path ? path : "<stdin>");
-	in->name = path ? mem_format("'%s'", path) : mem_string(in->path);
+	in->name = path ? mem_format("'%s'", path) : mem_string("<stdin>");
 	fcntl(in->fd, F_SETPIPE_SZ, PIPE_SIZE);
 	offset = lseek(in->fd, 0, SEEK_CUR);
 	in->regular = S_ISREG(st.st_mode) && offset >= 0;
@@ -476,7 +475,7 @@ stream_type(const struct stream_in *in)
 const char *
 stream_name(const struct stream_in *in)
 {
-	return in->path;
+	return in->name;
 }
 
 void
@@ -720,6 +719,5 @@ stream_close(struct stream_in *in)
 	free(in->random_content.data);
 	free(in->places);
 	free(in->name);
-	free(in->path);
 	free(in);
 }
