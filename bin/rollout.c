@@ -46,19 +46,19 @@ static void
 parse_seeds(struct rollout *r, const char *list)
 {
 	const char *p = list;
+	uint64_t seed;
 	int cap = 0;
+	char *end;
 
-	do {
-		uint64_t seed;
-		char *end;
-
+	for (;; p = end + 1) {
 		errno = 0;
 		seed = strtoull(p, &end, 10);
 		if (errno || end == p || *p == '-' || (*end && *end != ','))
 			die_usage("--seed takes numbers with commas between them, not '%s'", list);
 		MEM_PUSH(r->seeds, r->nseeds, cap, seed);
-		p = *end ? end + 1 : end;
-	} while (*p);
+		if (!*end)
+			return;
+	}
 }
 
 /* What ends a reply: the model's own list, and the id that ends the stream's examples. */
