@@ -99,7 +99,7 @@ $(BUILD)/schemas.o: $(BUILD)/schemas.c $(BUILD)/flags
 $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CC) -o $@ $^ $(ALL_LDFLAGS) $(LIBS)
-$(BUILD)/tests/conformance: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/conformance/*.c)) $(LIB)
+$(BUILD)/conformance: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/conformance/*.c)) $(LIB)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CC) -o $@ $^ $(ALL_LDFLAGS) $(LIBS)
 $(BUILD)/bench/%: $(BUILD)/tests/bench/%.o $(LIB)
@@ -119,10 +119,10 @@ deps:
 # The recursion sees the headers and programs that deps has just installed.
 test: deps
 	@$(MAKE) --no-print-directory check
-check: all $(TEST_BIN)
-	@PATH="$(abspath $(BIN)):$$PATH" BUILD=$(abspath $(BUILD)) KIT=$(KIT) tests/run $(if $(T),$(T),$(TEST_BIN) tests/*.bats)
-conformance: all $(BUILD)/tests/conformance
-	@PATH="$(abspath $(BIN)):$$PATH" $(BUILD)/tests/conformance $(KIT)
+check: all $(TEST_BIN) $(BUILD)/conformance
+	@PATH="$(abspath $(BIN)):$$PATH" BUILD=$(abspath $(BUILD)) KIT=$(KIT) tests/run $(if $(T),$(T),$(TEST_BIN) tests/*.bats $(BUILD)/conformance)
+conformance: all $(BUILD)/conformance
+	@PATH="$(abspath $(BIN)):$$PATH" $(BUILD)/conformance $(KIT)
 
 bench: all $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*.c))
 	@PATH="$(abspath $(BIN)):$$PATH" BUILD=$(abspath $(BUILD)) tests/bench/run

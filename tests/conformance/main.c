@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * conformance KIT [KIND[/NAME]] - hold the library to a kit of reference values
+ *
+ * One line a case, at the end `N passed, N failed, N skipped`. Numerical kinds
+ * run on every row of kernels that the machine has; all kinds with 1 and 2 threads.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/base/die.h"
+#include "lib/base/file.h"
+#include "lib/base/threads.h"
+#include "tests/conformance/kit.h"
+
+static const struct kind {
+	const char *name;
+	kind_fn *check;		/* NULL: the project does not have it yet */
+	int rows;		/* depends on the row of kernels */
+} kinds[] = {
+	{ "tokenize", kind_tokenize, 0 },
+	{ "decode", kind_decode, 0 },
+	{ "train_bpe", kind_train_bpe, 0 },
+	{ "chat", kind_chat, 0 },
+	{ "template", kind_template, 0 },
+	{ "rouge", kind_rouge, 0 },
+	{ "rouge_aggregate", kind_rouge_aggregate, 0 },
+	{ "exact_match", kind_exact_match, 0 },
+	{ "stem", kind_stem, 0 },
+	{ "forward", kind_forward, 1 },
+	{ "loss", kind_loss, 1 },
+	{ "train", kind_train, 1 },
+	{ "refuse", kind_refuse, 0 },
+	{ "generate", kind_generate, 1 },
+	{ "sampling", kind_sampling, 1 },
+	{ "philox", kind_philox, 0 },
+	{ "seq_logprob", kind_seq_logprob, 1 },
+	{ "reward", NULL, 0 },
+	{ "grpo", NULL, 0 },
+	{ "minillm", NULL, 0 },
+	{ "minillm_logits", NULL, 0 },
+	{ "minillm_mix", NULL, 0 },
+	{ "on_policy_distillation", NULL, 0 },
+	{ "pack", NULL, 0 },
+	{ "dequant", NULL, 0 },
+	{ "gptq", NULL, 0 },
+	{ "gguf", NULL, 0 },
+	{ NULL, NULL, 0 }
+};
+
+static const struct kind *
+find_kind(const char *name)
+{
+	const struct kind *kind;
+
+	for (kind = kinds; kind->name; kind++)
+		if (!strcmp(kind->name, name))
+			return kind;
+	return NULL;
+}
+
+/* Run a case on one row with 1 and 2 threads; the first failure names both. */
+static void
+run_threads(struct verdict *v, const struct kind *kind, const json_t *c, const struct kit *k)
+{
+	char failure[sizeof v->failure];
+	int threads;
+
+	for (threads = 1; threads <= 2 && !v->failure[0] && !v->skipped[0]; threads++) {
+		threads_use(threads);
+		kind->check(v, c, k);
+		if (!v->failure[0] && !v->skipped[0] && !v->compared)
+			fail(v, "nothing was compared");
+		if (v->failure[0]) {
+			memcpy(failure, v->failure, sizeof failure);
+			snprintf(v->failure, sizeof v->failure, "%s%s%d thread%s: %.300s", kind->rows ? k->be->name : "",
+			    kind->rows ? ", " : "", threads, threads == 1 ? "" : "s", failure);
+		}
+	}
+}
+
+static void
+run_case(struct verdict *v, const struct kind *kind, const json_t *c, struct kit *k)
+{
+	int i;
+
+	for (i = 0; backends[i] && !v->failure[0] && !v->skipped[0]; i++) {
+		if (!backends[i]->usable())
+			continue;
+		k->be = backends[i];
+		run_threads(v, kind, c, k);
+		if (!kind->rows)
+			break;
+	}
+}
+
+static int
+has_kit(const struct kit *k)
+{
+	char *path = kit_path(k, "manifest.json");
+	int has = file_exists(path);
+
+	free(path);
+	return has;
+}
+
+int
+main(int argc, char **argv)
+{
+	struct kit k = { .directory = argc > 1 ? argv[1] : getenv("KIT") };
+	const char *only = argc > 2 ? argv[2] : "";
+	int passed = 0, failed = 0, skipped = 0;
+	json_t *manifest, *entry;
+	size_t i;
+
+	progname = "conformance";
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	if (!k.directory)
+		die("no kit is named, by an operand or by KIT");
+	if (!has_kit(&k)) {
+		printf("skip conformance: no kit at %s\n", k.directory);
+		return 0;
+	}
+	manifest = kit_json(&k, "manifest.json");
+	json_array_foreach(json_object_get(manifest, "cases"), i, entry) {
+		const char *name = get_string(entry, "name");
+		const struct kind *kind = find_kind(get_string(entry, "kind"));
+		struct verdict v = { .compared = 0 };
+		char label[300];
+		json_t *c;
+
+		snprintf(label, sizeof label, "%s/%s", get_string(entry, "kind"), name);
+		if (strncmp(label, only, strlen(only)))
+			continue;
+		if (!kind) {
+			printf("not ok %s: a kind that this program does not know\n", label);
+			failed++;
+			continue;
+		}
+		if (!kind->check) {
+			printf("skip %s: the project has no %s yet\n", label, kind->name);
+			skipped++;
+			continue;
+		}
+		c = kit_json(&k, get_string(entry, "file"));
+		run_case(&v, kind, c, &k);
+		json_decref(c);
+		if (v.skipped[0]) {
+			printf("skip %s: %s\n", label, v.skipped);
+			skipped++;
+		} else if (v.failure[0]) {
+			printf("not ok %s: %s\n", label, v.failure);
+			failed++;
+		} else {
+			if (v.allowed > 0)
+				printf("ok %s max error %.1e of %.1e allowed\n", label, v.error, v.allowed);
+			else
+				printf("ok %s %d equal\n", label, v.compared);
+			passed++;
+		}
+	}
+	json_decref(manifest);
+	printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped);
+	return failed != 0 || passed + skipped == 0;
+}
