@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* memory - the memory columns of the CPU rows: big blocks live in huge pages */
+/*
+ * memory - the memory columns of the CPU rows
+ *
+ * Big blocks live in huge pages, but for their ends: a model has hundreds of blocks of a few megabytes,
+ * and their last huge pages would be half empty.
+ */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -16,12 +21,12 @@ alloc_cpu(size_t bytes)
 
 	if (bytes > SIZE_MAX - HUGE_PAGE)
 		return NULL;
-	bytes = bytes ? (bytes + align - 1) / align * align : align;
+	bytes = bytes ? (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE : CACHE_LINE;
 	p = aligned_alloc(align, bytes);
 	if (!p)
 		return NULL;
 	if (align == HUGE_PAGE)
-		madvise(p, bytes, MADV_HUGEPAGE);
+		madvise(p, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
 	zero_cpu(p, bytes);
 	return p;
 }
