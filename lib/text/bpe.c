@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Short words keep their ids and the ranks of their pairs in two small arrays
- * that shrink; long ones (a run of 5,000 letters) use a heap of pairs over a
+ * Short words keep the rank of each pair in a small array, and where tokens
+ * start in the bits of a word; long ones (a run of 5,000 letters) use a heap of pairs over a
  * linked list, so that n bytes cost n log n.
  *
  * A word that is a token as a whole needs no merging, if merging its bytes
@@ -19,10 +19,12 @@
 #include "lib/text/bpe.h"
 #include "lib/text/unicode.h"
 
-#define NONE UINT32_MAX
 #define EMPTY UINT64_MAX
 
-enum { SHORT = 48 };		/* bytes; beyond, the heap is faster */
+enum {
+	SHORT = 64,			/* bytes: positions are bits of a word; beyond, the heap */
+	NONE = BPE_MAX - 1		/* no rank: the low bits of EMPTY */
+};
 
 struct bpe *
 bpe_new(void)
@@ -198,10 +200,9 @@ pair_rank(const struct bpe *b, uint32_t left, uint32_t right)
 	uint64_t key = pair_key(left, right);
 	size_t mask = ((size_t)1 << b->pair_bits) - 1, i;
 
-	for (i = pair_slot(b, key); b->pair[i] != EMPTY; i = (i + 1) & mask)
-		if (b->pair[i] >> 21 == key)
-			return b->pair[i] & (BPE_MAX - 1);
-	return NONE;
+	for (i = pair_slot(b, key); b->pair[i] >> 21 != key && b->pair[i] != EMPTY; i = (i + 1) & mask)
+		;
+	return b->pair[i] & NONE;
 }
 
 int
@@ -290,7 +291,8 @@ find_whole(struct bpe *b)
 	uint32_t *rank_of = mem_alloc(b->n * sizeof *rank_of), rank, id, l, r;
 	int i;
 
-	memset(rank_of, 0xff, b->n * sizeof *rank_of);
+	for (id = 0; id < b->n; id++)
+		rank_of[id] = NONE;
 	b->whole = mem_zero(b->n, 1);
 	for (i = 0; i < 256; i++)
 		b->whole[b->of_byte[i]] = 1;
@@ -310,6 +312,7 @@ int
 bpe_finish(struct bpe *b, char *why)
 {
 	unsigned char byte;
+	uint32_t rank;
 	int i, j;
 
 	for (i = 0; i < 256; i++) {
@@ -323,42 +326,67 @@ bpe_finish(struct bpe *b, char *why)
 	for (i = 0; i < 256; i++)
 		for (j = 0; j < 256; j++)
 			b->first[i][j] = pair_rank(b, (uint32_t)b->of_byte[i], (uint32_t)b->of_byte[j]);
+	for (b->in_order = 1, rank = 0; rank < b->merges; rank++)
+		b->in_order &= b->merged[rank] == b->merged[0] + rank;
 	find_whole(b);
 	return 0;
+}
+
+/* The token that a merge makes: mostly its rank and a constant, which needs no memory. */
+static inline uint32_t
+merged(const struct bpe *b, uint32_t rank)
+{
+	return b->in_order ? b->merged[0] + rank : b->merged[rank];
+}
+
+/* The lowest rank and where it stands, the leftmost of equals, in one number. */
+static inline uint32_t
+lowest(const uint32_t *rank, size_t n)
+{
+	uint32_t least = UINT32_MAX, key;
+	size_t i;
+
+	for (i = 0; i < n; i++) {
+		key = rank[i] << 6 | (uint32_t)i;
+		least = key < least ? key : least;
+	}
+	return least;
 }
 
 static size_t
 merge_short(const struct bpe *b, const unsigned char *word, size_t n, int32_t *out)
 {
-	uint32_t rank[SHORT], lowest;
-	size_t i, at;
+	uint32_t id[SHORT], rank[SHORT], least, after, next;
+	uint64_t starts = UINT64_MAX >> (64 - n), later;
+	size_t i, at, made;
 
-	for (i = 0; i < n; i++)
-		out[i] = b->of_byte[word[i]];
-	for (i = 0; i + 1 < n; i++)
+	for (i = 0; i + 1 < n; i++) {
+		id[i] = (uint32_t)b->of_byte[word[i]];
 		rank[i] = b->first[word[i]][word[i + 1]];
-	while (n > 1) {
-		lowest = rank[at = 0];
-		for (i = 1; i + 1 < n; i++)
-			if (rank[i] < lowest)
-				lowest = rank[at = i];
-		if (lowest == NONE)
-			break;
-		out[at] = (int32_t)b->merged[lowest];
-		n--;
-		for (i = at + 1; i < n; i++) {
-			out[i] = out[i + 1];
-			rank[i - 1] = rank[i];
-		}
-		/* both at once on their way from memory */
-		if (at + 1 < n)
-			__builtin_prefetch(&b->pair[pair_slot(b, pair_key((uint32_t)out[at], (uint32_t)out[at + 1]))]);
-		if (at > 0)
-			rank[at - 1] = pair_rank(b, (uint32_t)out[at - 1], (uint32_t)out[at]);
-		if (at + 1 < n)
-			rank[at] = pair_rank(b, (uint32_t)out[at], (uint32_t)out[at + 1]);
 	}
-	return n;
+	id[n - 1] = (uint32_t)b->of_byte[word[n - 1]];
+	rank[n - 1] = NONE;
+	while ((least = lowest(rank, n)) >> 6 != NONE) {
+		at = least & 63;
+		id[at] = merged(b, least >> 6);
+		later = starts & ~(uint64_t)1 << at;
+		next = (uint32_t)__builtin_ctzll(later);
+		rank[next] = NONE;
+		starts &= ~((uint64_t)1 << next);
+		later &= later - 1;
+		after = later ? (uint32_t)__builtin_ctzll(later) : (uint32_t)n;
+		/* both at once on their way from memory */
+		if (after < n)
+			__builtin_prefetch(&b->pair[pair_slot(b, pair_key(id[at], id[after]))]);
+		if (at) {
+			i = 63 - (size_t)__builtin_clzll(starts & (((uint64_t)1 << at) - 1));
+			rank[i] = pair_rank(b, id[i], id[at]);
+		}
+		rank[at] = after < n ? pair_rank(b, id[at], id[after]) : NONE;
+	}
+	for (made = 0; starts; starts &= starts - 1)
+		out[made++] = (int32_t)id[__builtin_ctzll(starts)];
+	return made;
 }
 
 struct heap {
@@ -406,7 +434,7 @@ merge_long(const struct bpe *b, const unsigned char *word, size_t n, int32_t *ou
 	for (i = 0; i < n; i++) {
 		out[i] = b->of_byte[word[i]];
 		next[i] = i + 1;
-		before[i] = i ? i - 1 : NONE;
+		before[i] = i ? i - 1 : UINT32_MAX;
 		if (i + 1 < n && (rank = b->first[word[i]][word[i + 1]]) != NONE)
 			heap_push(&h, (uint64_t)rank << 32 | i);
 	}
@@ -417,7 +445,7 @@ merge_long(const struct bpe *b, const unsigned char *word, size_t n, int32_t *ou
 		/* an entry may speak of a pair that is gone */
 		if (out[i] < 0 || (j = next[i]) >= n || pair_rank(b, (uint32_t)out[i], (uint32_t)out[j]) != rank)
 			continue;
-		out[i] = (int32_t)b->merged[rank];
+		out[i] = (int32_t)merged(b, rank);
 		out[j] = -1;
 		k = next[i] = next[j];
 		if (k < n) {
@@ -426,7 +454,7 @@ merge_long(const struct bpe *b, const unsigned char *word, size_t n, int32_t *ou
 				heap_push(&h, (uint64_t)rank << 32 | i);
 		}
 		k = before[i];
-		if (k != NONE && (rank = pair_rank(b, (uint32_t)out[k], (uint32_t)out[i])) != NONE)
+		if (k != UINT32_MAX && (rank = pair_rank(b, (uint32_t)out[k], (uint32_t)out[i])) != NONE)
 			heap_push(&h, (uint64_t)rank << 32 | k);
 	}
 	for (i = 0; i < n; i = next[i])

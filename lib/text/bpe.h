@@ -33,6 +33,7 @@ struct bpe {
 
 	uint32_t merges;
 	uint32_t *merged;		/* [merges] rank to the id that it makes */
+	int in_order;			/* merged[r] = merged[0] + r */
 	uint64_t *made_of;		/* [merges] left << 32 | right */
 	uint32_t merges_cap;
 	uint64_t *pair;			/* (left, right) to rank, open addressing; ~0 is empty */
