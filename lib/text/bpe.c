@@ -23,6 +23,7 @@
 
 enum {
 	SHORT = 64,			/* bytes: positions are bits of a word; beyond, the heap */
+	FILTER_BITS = 20,
 	NONE = BPE_MAX - 1		/* no rank: the low bits of EMPTY */
 };
 
@@ -43,6 +44,7 @@ bpe_free(struct bpe *b)
 	free(b->merged);
 	free(b->made_of);
 	free(b->pair);
+	free(b->filter);
 	free(b->first);
 	free(b->whole);
 	free(b);
@@ -194,12 +196,23 @@ pair_slot(const struct bpe *b, uint64_t key)
 	return (size_t)(key * 0x9e3779b97f4a7c15 >> (64 - b->pair_bits));
 }
 
+/* Most pairs are in no merge: a bit per hash, in the second-level cache, says so for six of seven of them. */
+static inline uint64_t
+maybe(const struct bpe *b, uint64_t key)
+{
+	uint64_t h = key * 0x9e3779b97f4a7c15 >> (64 - FILTER_BITS);
+
+	return b->filter[h / 64] >> h % 64 & 1;
+}
+
 static inline uint32_t
 pair_rank(const struct bpe *b, uint32_t left, uint32_t right)
 {
 	uint64_t key = pair_key(left, right);
 	size_t mask = ((size_t)1 << b->pair_bits) - 1, i;
 
+	if (!maybe(b, key))
+		return NONE;
 	for (i = pair_slot(b, key); b->pair[i] >> 21 != key && b->pair[i] != EMPTY; i = (i + 1) & mask)
 		;
 	return b->pair[i] & NONE;
@@ -237,7 +250,7 @@ static void
 index_pairs(struct bpe *b)
 {
 	size_t i, mask, slots;
-	uint64_t key;
+	uint64_t key, h;
 	uint32_t rank;
 
 	for (b->pair_bits = 4; (3u << b->pair_bits) / 5 < b->merges; b->pair_bits++)
@@ -246,11 +259,14 @@ index_pairs(struct bpe *b)
 	mask = slots - 1;
 	b->pair = table(slots * sizeof *b->pair);
 	memset(b->pair, 0xff, slots * sizeof *b->pair);
+	b->filter = mem_zero((size_t)1 << (FILTER_BITS - 6), sizeof *b->filter);
 	for (rank = 0; rank < b->merges; rank++) {
 		key = pair_key((uint32_t)(b->made_of[rank] >> 32), (uint32_t)b->made_of[rank]);
 		for (i = pair_slot(b, key); b->pair[i] != EMPTY && b->pair[i] >> 21 != key; i = (i + 1) & mask)
 			;
 		b->pair[i] = key << 21 | rank;
+		h = key * 0x9e3779b97f4a7c15 >> (64 - FILTER_BITS);
+		b->filter[h / 64] |= (uint64_t)1 << h % 64;
 	}
 }
 

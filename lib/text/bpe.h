@@ -38,6 +38,7 @@ struct bpe {
 	uint32_t merges_cap;
 	uint64_t *pair;			/* (left, right) to rank, open addressing; ~0 is empty */
 	uint32_t pair_bits;
+	uint64_t *filter;		/* a bit for each hash of a pair that has a rank */
 
 	int32_t of_byte[256];
 	uint32_t (*first)[256];		/* [256][256] rank of a pair of bytes */

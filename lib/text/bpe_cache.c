@@ -24,7 +24,7 @@ struct key {
 
 struct narrow {
 	struct key key;			/* all zero: empty */
-	int32_t id[NARROW_IDS];		/* -1 behind the last */
+	int32_t id[NARROW_IDS];		/* -1 behind the last; all -1: too many, look among the wide */
 };
 
 struct wide {
@@ -172,28 +172,31 @@ encode_wide(struct bpe_cache *c, const unsigned char *word, size_t n, struct ids
 	out->n += made;
 }
 
+/* A short word that is in this entry. */
+static inline void
+encode_kept(struct bpe_cache *c, const unsigned char *word, size_t n, const struct narrow *e, struct ids *out)
+{
+	if (e->id[0] >= 0)
+		take(out, e);
+	else
+		encode_wide(c, word, n, out);
+}
+
 /* A short word that its set does not hold. */
 static void
 encode_narrow(struct bpe_cache *c, const unsigned char *word, size_t n, struct narrow *set, struct key key, struct ids *out)
 {
 	const struct narrow *other = neighbour(c, set);
-	const struct wide *w;
 	int32_t *id = out->id + out->n;
 	size_t made;
 
 	if (same(other[0].key, key) || same(other[1].key, key)) {
-		take(out, same(other[0].key, key) ? &other[0] : &other[1]);
-		return;
-	}
-	w = wide_of(c, word, n);
-	if (w->n == n && !memcmp(w->word, word, n)) {
-		encode_wide(c, word, n, out);
+		encode_kept(c, word, n, same(other[0].key, key) ? &other[0] : &other[1], out);
 		return;
 	}
 	made = bpe_word(c->bpe, word, n, id);
-	if (made <= NARROW_IDS)
-		keep_narrow(c, set, key, id, made);
-	else
+	keep_narrow(c, set, key, id, made <= NARROW_IDS ? made : 0);
+	if (made > NARROW_IDS)
 		keep_wide(wide_of(c, word, n), word, n, id, made);
 	out->n += made;
 }
@@ -225,7 +228,7 @@ bpe_cache_encode(struct bpe_cache *c, const struct scan *scan, const unsigned ch
 			}
 			second = same(sets[i][1].key, keys[i]);
 			if (second | same(sets[i][0].key, keys[i]))
-				take(out, &sets[i][second]);
+				encode_kept(c, p, size, &sets[i][second], out);
 			else
 				encode_narrow(c, p, size, sets[i], keys[i], out);
 		}
