@@ -9,6 +9,7 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "lib/base/die.h"
 #include "lib/model/session.h"
@@ -171,8 +172,9 @@ decode(struct model *m, int streams)
 	return seconds[0];
 }
 
+/* generate [prefill|decode] */
 int
-main(void)
+main(int argc, char **argv)
 {
 	struct model *m = make();
 	double one;
@@ -183,10 +185,13 @@ main(void)
 	setlinebuf(stdout);
 	printf("%s, %d threads, %.0f MB of weights, read at %.1f GB/s\n", m->be->name, omp_get_max_threads(),
 	    (double)matrix_bytes(m) * 1e-6, read_rate(m) * 1e-9);
-	prefill(m);
-	one = decode(m, 1);
-	decode(m, 8);
-	printf("16 streams are %.1f times one\n", 16 * one / decode(m, 16));
+	if (argc < 2 || !strcmp(argv[1], "prefill"))
+		prefill(m);
+	if (argc < 2 || !strcmp(argv[1], "decode")) {
+		one = decode(m, 1);
+		decode(m, 8);
+		printf("16 streams are %.1f times one\n", 16 * one / decode(m, 16));
+	}
 	model_free(m);
 	return 0;
 }
