@@ -22,8 +22,7 @@ alloc_cpu(size_t bytes)
 	if (bytes > SIZE_MAX - HUGE_PAGE)
 		return NULL;
 	bytes = bytes ? (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE : CACHE_LINE;
-	p = aligned_alloc(align, bytes);
-	if (!p)
+	if (posix_memalign(&p, align, bytes))
 		return NULL;
 	if (align == HUGE_PAGE)
 		madvise(p, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
