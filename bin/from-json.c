@@ -219,7 +219,7 @@ make_header(FILE *f, const char *type, const struct common *common, json_t **fir
 int
 main(int argc, const char **argv)
 {
-	char *type = NULL, *output = NULL;
+	static char *type, *output;
 	const struct poptOption options[] = {
 		{ "type", 't', POPT_ARG_STRING, &type, 0,
 		    "the records are of this type: tokens, logits, rollouts, rewards, scores", "TYPE" },

@@ -245,7 +245,7 @@ main(int argc, const char **argv)
 {
 	struct rollout r = { .samples = 1, .max_tokens = 256, .tail = &r.first };
 	struct sampling sampling = { .temperature = 1, .top_p = 1 };
-	char *seeds = NULL, *output = NULL;
+	static char *seeds, *output;
 	int slots = 16;
 	struct common common;
 	const struct poptOption options[] = {

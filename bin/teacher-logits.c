@@ -49,7 +49,7 @@ make_header(const struct feed *f, const struct form *form, const struct common *
 int
 main(int argc, const char **argv)
 {
-	char *name = NULL, *output = NULL;
+	static char *name, *output;
 	int k = 16, draws = 50, vocab, i;
 	long seed = 0;
 	struct common common;

@@ -141,7 +141,7 @@ int
 main(int argc, const char **argv)
 {
 	int count = -1;
-	char *shard = NULL;
+	static char *shard;
 	const struct poptOption options[] = {
 		{ "count", 'n', POPT_ARG_INT, &count, 0, "print at most N records", "N" },
 		{ "shard", 0, POPT_ARG_STRING, &shard, 0, "print every n-th record, from the i-th", "i/n" },

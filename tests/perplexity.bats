@@ -70,7 +70,7 @@ near() {
 	from-json -t tokens <<<'{"id":"a","ids":[1,2],"supervised":[]}' >none
 	run --separate-stderr perplexity -q -m qwen2 none
 	[ "$status" -eq 1 ]
-	[ "$stderr" = "perplexity: none has no supervised tokens" ]
+	[ "$stderr" = "perplexity: 'none' has no supervised tokens" ]
 	[ -z "$output" ]
 }
 
