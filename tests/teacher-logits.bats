@@ -147,6 +147,22 @@ setup() {
 	[ "$long" -lt $((short + 4096)) ]
 }
 
+@test "through a pipe, a student learns from each form what it learns from the teacher itself" {
+	init-model -q -s 2 -o student config.json
+	to-json examples | jq -c 'if .header then .header.vocab = 50 else . end' | from-json >sized
+	divergence() {
+		distill -q -m student --divergence kd --steps 1 --batch 4 -o "run.$1" "${@:2}" && jq .div "run.$1/metrics.jsonl"
+	}
+	taught=$(divergence computed --teacher teacher sized)
+	for form in hidden full sample; do
+		teacher=(--teacher teacher)
+		[ $form = hidden ] || teacher=()
+		cached=$(teacher-logits -q -m teacher -f $form --draws 5000 sized | divergence $form "${teacher[@]}")
+		jq -e -n --argjson a "$cached" --argjson b "$taught" --arg form $form \
+			'($a - $b | fabs) < (if $form == "sample" then 0.1 else 2e-3 end) and $b > 1'
+	done
+}
+
 @test "rollouts are taken, and keep their log-probabilities" {
 	from-json -t rollouts <<<'{"id":"a","ids":[1,2,3],"supervised":[[1,3]],"logp":[-1,-2],"model_logp":[-1.5,-2.5]}' >rolled
 	teacher-logits -q -m teacher rolled | to-json --records | jq -e '.logp == [-1, -2] and (.hidden | length) == 2'
