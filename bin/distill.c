@@ -72,8 +72,7 @@ main(int argc, const char **argv)
 
 	/* arguments */
 	options_parse(argc, argv, options, "-m DIR -o DIR [--teacher DIR] [FILE]",
-	    "Train a student on a teacher's distributions, in a stream of logits, or computed over tokens.", 1,
-	    &common);
+	    "Train a student on a teacher's distributions.", 1, &common);
 	recipe_check(&recipe);
 	job.divergence = divergence();
 	tail = options_choice("tail", tail_name, tails);

@@ -41,9 +41,9 @@ next_line(FILE *f)
 	line++;
 	json = reader_parse(s, (size_t)n, why);
 	if (!json)
-		die("%s:%zu: not JSON: %s", name, line, why);
+		die("%s, line %zu: not JSON: %s", name, line, why);
 	if (!json_is_object(json))
-		die("%s:%zu: not a JSON object", name, line);
+		die("%s, line %zu: not a JSON object", name, line);
 	return json;
 }
 
@@ -72,7 +72,7 @@ infer_field(json_t *header, const char *field, const json_t *schema, const json_
 		array = json_array_get(array, 0);
 		trailing[i] = json_is_integer(d) ? (uint64_t)json_integer_value(d) : json_array_size(array);
 		if (!trailing[i])
-			die("%s:%zu: the shape of '%s' cannot be seen from an empty array", name, line, field);
+			die("%s, line %zu: the shape of '%s' cannot be seen from an empty array", name, line, field);
 	}
 	header_field(header, field, first_type(schema), n, trailing);
 }
@@ -105,7 +105,7 @@ real(const json_t *x, const char *field)
 		return NAN;
 	if (s && (!strcmp(s, "inf") || !strcmp(s, "-inf")))
 		return *s == '-' ? -INFINITY : INFINITY;
-	die("%s:%zu: '%s' holds what is no number", name, line, field);
+	die("%s, line %zu: '%s' holds what is no number", name, line, field);
 }
 
 static long long
@@ -114,9 +114,9 @@ integer(const json_t *x, long long min, long long max, const char *field)
 	long long i = json_integer_value(x);
 
 	if (!json_is_integer(x))
-		die("%s:%zu: '%s' holds what is no integer", name, line, field);
+		die("%s, line %zu: '%s' holds what is no integer", name, line, field);
 	if (i < min || i > max)
-		die("%s:%zu: %lld in '%s' is out of range", name, line, i, field);
+		die("%s, line %zu: %lld in '%s' is out of range", name, line, i, field);
 	return i;
 }
 
@@ -154,9 +154,9 @@ fill_axis(void *data, uint64_t *i, const json_t *array, const struct field *f, i
 		return;
 	}
 	if (!json_is_array(array))
-		die("%s:%zu: '%s' is no array of %d dimensions", name, line, f->name, f->ntrailing + 1);
+		die("%s, line %zu: '%s' is no array of %d dimensions", name, line, f->name, f->ntrailing + 1);
 	if (axis && json_array_size(array) != f->trailing[axis - 1])
-		die("%s:%zu: '%s' has a row of %zu, not %llu", name, line, f->name, json_array_size(array),
+		die("%s, line %zu: '%s' has a row of %zu, not %llu", name, line, f->name, json_array_size(array),
 		    (unsigned long long)f->trailing[axis - 1]);
 	json_array_foreach(array, n, x)
 		fill_axis(data, i, x, f, axis + 1);
@@ -170,7 +170,7 @@ add_tensor(struct record *r, json_t *json, const struct field *f)
 	void *data = mem_zero(shape[0], f->row);
 
 	if (!array)
-		die("%s:%zu: there is no '%s'", name, line, f->name);
+		die("%s, line %zu: there is no '%s'", name, line, f->name);
 	fill_axis(data, &element, array, f, 0);
 	memcpy(shape + 1, f->trailing, sizeof f->trailing);
 	record_add(r, f->name, f->type, f->ntrailing + 1, shape, data);
@@ -202,7 +202,7 @@ make_header(FILE *f, const char *type, const struct common *common, json_t **fir
 
 	if (said) {
 		if (type && strcmp(type, said))
-			die("%s:%zu: the header says %s, not %s", name, line, said, type);
+			die("%s, line %zu: the header says %s, not %s", name, line, said, type);
 		json_incref(header);
 		json_decref(*first);
 		*first = next_line(f);
@@ -243,7 +243,7 @@ main(int argc, const char **argv)
 		die("%s is empty", name);
 	header = make_header(f, type, &common, &json);
 	if (layout_parse(header, &layout, why))
-		die("%s:%zu: %s", name, line, why);
+		die("%s, line %zu: %s", name, line, why);
 	out = stream_create(output, header);
 
 	/* stream */

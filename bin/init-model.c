@@ -132,7 +132,7 @@ main(int argc, const char **argv)
 	struct model *m;
 
 	/* arguments */
-	options_parse(argc, argv, options, "CONFIG",
+	options_parse(argc, argv, options, "-o DIR [CONFIG]",
 	    "Make a model with random weights, or a shallower copy of one.", 1, &common);
 	if (!output)
 		die_usage("no --output");
@@ -151,7 +151,7 @@ main(int argc, const char **argv)
 
 	/* prepare */
 	if (!(be = backend_pick(common.backend)))
-		die("this machine has no backend '%s'", common.backend);
+		die_usage("--backend knows no '%s' on this machine", common.backend);
 	m = from ? shallower(be) : random_weights(common.operands[0], be, type);
 
 	/* finish */

@@ -335,7 +335,7 @@ print_decoded(const struct tokenizer *t, const json_t *id, const int32_t *ids, s
 	json_t *line = json_pack("{s:O*, s:o}", "id", id, "text", json_stringn_nocheck(text, valid));
 
 	if (json_dumpf(line, f, JSON_COMPACT) || fputc('\n', f) == EOF)
-		die("cannot write the output:");
+		die("cannot write <stdout>:");
 	json_decref(line);
 	free(bytes);
 	free(text);
@@ -421,7 +421,7 @@ main(int argc, const char **argv)
 	char why[REASON_MAX];
 
 	/* arguments */
-	options_parse(argc, argv, options, "[FILE...]", "From JSON lines to tokens.", -1, &common);
+	options_parse(argc, argv, options, "-m DIR [FILE...]", "From JSON lines to tokens.", -1, &common);
 	if (!model)
 		die_usage("--model is missing");
 	if (!decode && !template == !field)

@@ -211,7 +211,7 @@ main(int argc, const char **argv)
 	int qwen;
 
 	/* arguments */
-	options_parse(argc, argv, options, "[FILE...]", "Learn a byte-level BPE tokenizer.", -1, &common);
+	options_parse(argc, argv, options, "-o DIR [FILE...]", "Learn a byte-level BPE tokenizer.", -1, &common);
 	if (!output)
 		die_usage("--output is missing");
 	if (plain + !!fields + !!template != 1)

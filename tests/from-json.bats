@@ -93,7 +93,7 @@ with_x() {
 		printf '%s\n' "$good" "$line" >lines
 		run -1 --separate-stderr from-json -t tokens lines
 		echo "$line: $stderr"
-		[[ $stderr == "from-json: lines:2: "*"$says"* ]]
+		[[ $stderr == "from-json: lines, line 2: "*"$says"* ]]
 		n=$((n + 1))
 	done <<-'END'
 		{"ids":	not JSON

@@ -31,7 +31,15 @@ struct poptOption options_help[] = {
 	POPT_TABLEEND
 };
 
-static void
+_Noreturn static void
+print_end(void)
+{
+	if (fflush(stdout) || ferror(stdout))
+		die("cannot write <stdout>:");
+	exit(0);
+}
+
+_Noreturn static void
 print_help(poptContext ctx, const char *operands, const char *about)
 {
 	char *usage = mem_format("[OPTION...] %s\n%s", operands, about);
@@ -39,9 +47,7 @@ print_help(poptContext ctx, const char *operands, const char *about)
 	poptSetOtherOptionHelp(ctx, usage);
 	poptPrintHelp(ctx, stdout, 0);
 	free(usage);
-	if (fflush(stdout) || ferror(stdout))
-		die("cannot write <stdout>:");
-	exit(0);
+	print_end();
 }
 
 void
@@ -63,7 +69,7 @@ options_parse(int argc, const char **argv, const struct poptOption *table,
 		print_help(ctx, operands, about);
 	if (version) {
 		printf("%s (pipestill) %s\n", progname, PIPESTILL_VERSION);
-		exit(fflush(stdout) || ferror(stdout));
+		print_end();
 	}
 	*common = parsed;
 	common->argc = argc;

@@ -546,6 +546,20 @@ check_header(struct stream_in *in, uint64_t at)
 	json_decref(header);
 }
 
+/* The index would do without it, but no flipped bit is to go unseen. */
+static void
+check_end_mark(struct stream_in *in, uint64_t at, uint64_t records)
+{
+	char why[REASON_MAX] = "its end mark is not that of the records before it";
+	struct label label;
+	uint64_t marked;
+
+	load_frame(in, at, &label);
+	if (label.records || end_unpack(in->random_content.data, in->random_content.size, &marked) ||
+	    marked != records)
+		die_damaged(in, at, why);
+}
+
 /*
  * The frames of records of the part that ends at byte `end`, prepended to the
  * places; returns where the part begins.
@@ -557,7 +571,7 @@ load_part(struct stream_in *in, uint64_t end)
 	char why[REASON_MAX] = "its index is not that of the frames before it";
 	struct footer footer;
 	struct buffer index = { 0 };
-	uint64_t size, at, records = 0;
+	uint64_t size, at, last = 0, records = 0;
 	const unsigned char *entry;
 	uint32_t i, n;
 
@@ -578,12 +592,14 @@ load_part(struct stream_in *in, uint64_t end)
 		if ((n = get32(entry + 4)))
 			MEM_PUSH(in->places, in->nplaces, in->capplaces, ((struct place){ at, n }));
 		records += n;
+		last = at;
 		at += LABEL + get32(entry);
 	}
 	if (at != end - size || records != footer.records)
 		die_damaged(in, end - size, why);
 	free(index.data);
 	check_header(in, end - footer.part);
+	check_end_mark(in, last, records);
 	return end - footer.part;
 }
 

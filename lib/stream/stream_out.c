@@ -23,6 +23,7 @@ enum {
 
 struct stream_out {
 	struct file *file;		/* NULL: stdout */
+	char *name;			/* as messages have it */
 	int fd;
 	json_t *header;
 	struct layout layout;
@@ -98,20 +99,14 @@ work(void *arg)
 	return NULL;
 }
 
-static const char *
-out_name(const struct stream_out *out)
-{
-	return out->file ? out->file->part : "<stdout>";
-}
-
 static void
 check(const struct stream_out *out)
 {
 	errno = out->error;
 	if (out->error)
-		die("cannot write '%s':", out_name(out));
+		die("cannot write %s:", out->name);
 	if (out->failure)
-		die("cannot compress for '%s': %s", out_name(out), out->failure);
+		die("cannot compress for %s: %s", out->name, out->failure);
 }
 
 /* Give the filled buffer to the thread and take its empty one. */
@@ -145,6 +140,7 @@ stream_create(const char *path, const json_t *header)
 	if (layout_parse(out->header, &out->layout, why))
 		die("cannot write such a stream: %s", why);
 	out->fd = STDOUT_FILENO;
+	out->name = path ? mem_format("'%s'", path) : mem_string("<stdout>");
 	if (path) {
 		out->file = file_create(path);
 		out->fd = fileno(out->file->f);
@@ -212,6 +208,7 @@ stream_finish(struct stream_out *out)
 	pthread_cond_destroy(&out->changed);
 	ZSTD_freeCCtx(out->z);
 	json_decref(out->header);
+	free(out->name);
 	free(out->filling.data);
 	free(out->working.data);
 	free(out->packed.data);
