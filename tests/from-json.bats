@@ -46,8 +46,8 @@ with_x() {
 	while read -r type low high; do
 		with_x $type "$low,$high" | from-json >once
 		[ "$(to-json --records once)" = "{\"x\":[$low,$high]}" ]
-		run -1 from-json < <(with_x $type "$((low - 1))")
-		[[ $output == *"is out of range" ]]
+		run -1 --separate-stderr from-json < <(with_x $type "$((low - 1))")
+		[[ $stderr == *"is out of range" ]]
 	done <<-END
 		i8 -128 127
 		u8 0 255
