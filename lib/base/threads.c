@@ -15,5 +15,6 @@ spin_less(void)
 void
 threads_use(int n)
 {
-	omp_set_num_threads(n ? n : omp_get_num_procs());
+	if (n)
+		omp_set_num_threads(n);
 }

@@ -11,7 +11,7 @@
 #ifndef BASE_THREADS_H
 #define BASE_THREADS_H
 
-/* Compute with n threads; 0: as many as there are cores. */
+/* Compute with n threads; 0: with OMP_NUM_THREADS, or as many as there are cores. */
 void threads_use(int n);
 
 #endif
