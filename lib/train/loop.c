@@ -364,6 +364,7 @@ clean(struct loop *l)
 		teacher_free(l->teacher);
 	data_close(&l->data);
 	rundir_close(&l->run);
+	json_decref(l->job->options);
 	model_free(l->model);
 	free(l->oldest);
 }

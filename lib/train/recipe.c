@@ -146,11 +146,13 @@ recipe_model(struct recipe *r, struct model *m)
 json_t *
 recipe_json(const struct recipe *r)
 {
-	return json_pack("{ss sf sf ss si si si si si sf sf sf sf sf si sf sb ss ss ss si}",
+	return json_pack("{ss sf sf ss si si si si si sf sf ss sf si so sb ss ss ss si}",
 	    "model", r->model, "lr", r->lr, "lr-end", r->lr_end, "schedule", r->schedule_name,
 	    "warmup", r->warmup, "epochs", r->epochs, "steps", r->steps, "batch", r->batch,
-	    "micro-tokens", r->micro_tokens, "clip", r->clip, "decay", r->decay, "beta1", r->adamw.beta1,
-	    "beta2", r->adamw.beta2, "eps", r->eps, "seed", r->seed, "dropout", r->dropout, "no-shuffle", r->no_shuffle,
+	    "micro-tokens", r->micro_tokens, "clip", r->clip, "decay", r->decay, "betas", r->betas,
+	    "eps", r->eps, "seed", r->seed,
+	    "dropout", r->dropout == UNSET ? json_string("config") : json_real(r->dropout),
+	    "no-shuffle", r->no_shuffle,
 	    "dtype", dtype_name(r->type), "save-dtype", dtype_name(r->save_type), "dev", r->dev ? r->dev : "",
 	    "dev-every", r->dev_every);
 }

@@ -229,7 +229,8 @@ rundir_resume(struct rundir *r, struct optimizer *o, struct position *p)
 		if (!(st = safetensors_open(path, why)))
 			die("%s", why);
 		metrics = position_parse(r, st, o, p);
-		load_state(r, st, o);
+		if (!p->finished)
+			load_state(r, st, o);
 		safetensors_close(st);
 	}
 	open_metrics(r, metrics);
@@ -289,6 +290,9 @@ rundir_save_state(struct rundir *r, const struct optimizer *o, const struct posi
 	struct safetensors_writer *w;
 	json_t *meta;
 
+	/* nothing goes on from the end, and the model is saved */
+	if (p->finished)
+		n = 0;
 	if (fflush(r->metrics) || fsync(fileno(r->metrics)))
 		die("cannot write '%s/metrics.jsonl':", r->path);
 	meta = metadata(r, o, p);

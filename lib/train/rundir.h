@@ -10,7 +10,8 @@
  *
  * The state is one file that holds all a step depends on, so that a rename moves a
  * run from one position to the next. Whatever was done after it is done again.
- * Tensors of the state are in the element order of the backend's weights.
+ * Tensors of the state are in the element order of the backend's weights; a
+ * finished run keeps the position only.
  */
 #ifndef TRAIN_RUNDIR_H
 #define TRAIN_RUNDIR_H
@@ -45,7 +46,7 @@ struct rundir {
  */
 void rundir_open(struct rundir *r, const char *path, const json_t *recipe);
 void rundir_close(struct rundir *r);
-/* Take the state up again, if there is one: weights, optimizer, position, metrics as they were. */
+/* Take the state up again, if there is one: position and metrics, and of an unfinished run weights and optimizer. */
 int rundir_resume(struct rundir *r, struct optimizer *o, struct position *p);
 /* Append a line. */
 void rundir_metric(struct rundir *r, const json_t *line);
