@@ -91,6 +91,16 @@ open_data(struct loop *l)
 	l->dev_every = r->dev_every ? r->dev_every : (long)((l->data.count + batch - 1) / batch);
 }
 
+static void
+announce(const struct loop *l, size_t bytes)
+{
+	char *steps = l->schedule.steps ? mem_format("%ld steps", l->schedule.steps) : mem_string("steps");
+
+	warn("%s of %d records, %s on %s, at most %.2f GiB of memory", steps, l->recipe->batch,
+	    dtype_name(l->model->type), l->model->be->name, (double)bytes / (1 << 30));
+	free(steps);
+}
+
 /* Model, teacher and plan, before anything large is taken. */
 static void
 prepare(struct loop *l)
@@ -110,9 +120,7 @@ prepare(struct loop *l)
 		plan.teacher = teacher_bytes(l->teacher);
 	}
 	if (!job->common->quiet)
-		warn("%s of %ld steps with %d records, %s on %s, at most %.2f GiB of memory", r->output,
-		    l->schedule.steps, r->batch, dtype_name(l->model->type), l->model->be->name,
-		    (double)plan_bytes(&plan) / (1 << 30));
+		announce(l, plan_bytes(&plan));
 	plan_check(&plan, r->memory_limit ? r->memory_limit : plan_machine());
 	optimizer_init(&l->optimizer, l->model, &r->adamw);
 	trainer_init(&l->trainer, l->model, columns, r->micro_tokens, keep, l->teacher, &job->divergence);
