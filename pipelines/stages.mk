@@ -1,51 +1,76 @@
 # stages - the flow that all experiments share; pipelines/X.mk holds what is particular to X
 #
-#   X.data        JSON lines; the first X.dev-rows of them are the development set
+#   X.train       JSON lines to learn from
+#   X.dev         JSON lines held out; empty: the first 1000 rows of X.train, as in the paper
 #   X.template    how a record becomes a prompt and a response: templates/NAME.txt
-#   X.tokenize    options of tokenize
-#   X.teacher     model directory of the teacher before it is tuned
-#   X.student     model directory of the student before it is tuned
+#   X.length      options of tokenize
 #   X.tune        options of every training: epochs, batch ...
 #   X.teacher-tune, X.student-tune    options of one model's
 #   X.distill     options of distill alone: divergence, kd-ratio, tau
 #   X.sample      options of rollout
 #
-# `make X` runs it in runs/X; stopped, it goes on where it was.
+# `make X` learns from samples/ and starts from random models; with DATA=file TEACHER=dir STUDENT=dir
+# it is the paper's experiment on real ones. Both run in runs/X (OUT=dir: there), and stopped, go on
+# where they were. A record's way, one tool a line:
+#
+#	tokenize                  JSON lines -> tokens
+#	sft                       tokens     -> teacher, student
+#	teacher-logits            tokens     -> logits
+#	distill                   logits     -> student
+#	rollout                   tokens     -> rollouts
+#	rouge                     rollouts   -> scores
 
 SEEDS ?= 10,20,30,40,50
 RUN = PATH="$(abspath $(BIN)):$$$$PATH"
 
+# on samples/: learnt in minutes on two cores
+sample.length = --max-prompt 128 --max-length 256
+sample.tune = --epochs 4 --batch 16
+sample.teacher-tune = --lr 2e-3
+sample.student-tune = --lr 4e-3
+# on real data: the paper's recipe; the learning rate is the tool's default by family
+paper.length = --max-prompt 256 --max-length 512
+paper.tune = --epochs 5 --batch 8
+
+# $1 experiment, $2 its directory, $3 sample or paper, $4 teacher, $5 student
 define experiment
 .PHONY: $1
-$1: runs/$1/table.txt runs/$1/curves.svg
-	@cat runs/$1/table.txt
+$1: $2/table.txt $2/curves.svg
+	@cat $2/table.txt
 
-runs/$1/train.tokens.zst: $($1.data) $($1.student)/config.json | all
-	@mkdir -p runs/$1
-	$(RUN) tokenize -m $($1.student) -t $($1.template) $($1.tokenize) --rows $($1.dev-rows): -o $$@ $$<
-runs/$1/dev.tokens.zst: $($1.data) $($1.student)/config.json | all
-	@mkdir -p runs/$1
-	$(RUN) tokenize -m $($1.student) -t $($1.template) $($1.tokenize) --rows 0:$($1.dev-rows) -o $$@ $$<
+$2/init/tokenizer/tokenizer.json: $($1.train) | all
+	@mkdir -p $2/init
+	$(RUN) train-bpe -n 1024 -t $($1.template) -o $2/init/tokenizer $$<
+$2/init/%/config.json: samples/%.json $2/init/tokenizer/tokenizer.json
+	$(RUN) init-model -q -s 1 --tokenizer $2/init/tokenizer -o $2/init/$$* $$<
 
-runs/$1/teacher/model/config.json: runs/$1/train.tokens.zst runs/$1/dev.tokens.zst $($1.teacher)/config.json
-	$(RUN) sft -m $($1.teacher) -o runs/$1/teacher --dev runs/$1/dev.tokens.zst $($1.tune) $($1.teacher-tune) $$<
-runs/$1/train.logits.zst: runs/$1/train.tokens.zst runs/$1/teacher/model/config.json
-	$(RUN) teacher-logits -m runs/$1/teacher/model -o $$@ $$<
-runs/$1/sft/model/config.json: runs/$1/train.tokens.zst runs/$1/dev.tokens.zst $($1.student)/config.json
-	$(RUN) sft -m $($1.student) -o runs/$1/sft --dev runs/$1/dev.tokens.zst $($1.tune) $($1.student-tune) $$<
-runs/$1/kd/model/config.json: runs/$1/train.logits.zst runs/$1/dev.tokens.zst $($1.student)/config.json
-	$(RUN) distill -m $($1.student) --teacher runs/$1/teacher/model -o runs/$1/kd --dev runs/$1/dev.tokens.zst \
-		$($1.tune) $($1.student-tune) $($1.distill) $$<
+$2/train.tokens.zst: $($1.train) $5/config.json | all
+	@mkdir -p $2
+	$(RUN) tokenize -m $5 -t $($1.template) $($3.length) $(if $($1.dev),,--rows 1000:) -o $$@ $$<
+$2/dev.tokens.zst: $(or $($1.dev),$($1.train)) $5/config.json | all
+	@mkdir -p $2
+	$(RUN) tokenize -m $5 -t $($1.template) $($3.length) $(if $($1.dev),,--rows 0:1000) -o $$@ $$<
 
-runs/$1/base.scores.json: $($1.student)/config.json runs/$1/dev.tokens.zst
-	$(RUN) rollout -m $($1.student) --seeds $(SEEDS) $($1.sample) runs/$1/dev.tokens.zst | $(RUN) rouge >$$@
-runs/$1/%.scores.json: runs/$1/%/model/config.json runs/$1/dev.tokens.zst
-	$(RUN) rollout -m runs/$1/$$*/model --seeds $(SEEDS) $($1.sample) runs/$1/dev.tokens.zst | $(RUN) rouge >$$@
+$2/teacher/best/config.json: $2/train.tokens.zst $2/dev.tokens.zst $4/config.json
+	$(RUN) sft -m $4 -o $2/teacher --dev $2/dev.tokens.zst $($3.tune) $($3.teacher-tune) $(TEACHER_TUNE) $$<
+$2/sft/best/config.json: $2/train.tokens.zst $2/dev.tokens.zst $5/config.json
+	$(RUN) sft -m $5 -o $2/sft --dev $2/dev.tokens.zst $($3.tune) $($3.student-tune) $(STUDENT_TUNE) $$<
+$2/train.logits.zst: $2/train.tokens.zst $2/teacher/best/config.json
+	$(RUN) teacher-logits -m $2/teacher/best -o $$@ $$<
+$2/kd/best/config.json: $2/train.logits.zst $2/dev.tokens.zst $5/config.json
+	$(RUN) distill -m $5 --teacher $2/teacher/best -o $2/kd --dev $2/dev.tokens.zst \
+		$($3.tune) $($3.student-tune) $(STUDENT_TUNE) $($1.distill) $(DISTILL) $$<
 
-runs/$1/table.txt: $(foreach m,base sft kd teacher,runs/$1/$m.scores.json)
-	pipelines/table runs/$1 >$$@
-runs/$1/curves.svg: runs/$1/sft/model/config.json runs/$1/kd/model/config.json runs/$1/teacher/model/config.json
-	pipelines/curves runs/$1 $$@
+$2/base.scores.json: $5/config.json $2/dev.tokens.zst
+	$(RUN) rollout -m $5 -s $(SEEDS) $($1.sample) $2/dev.tokens.zst | $(RUN) rouge >$$@
+$2/%.scores.json: $2/%/best/config.json $2/dev.tokens.zst
+	$(RUN) rollout -m $2/$$*/best -s $(SEEDS) $($1.sample) $2/dev.tokens.zst | $(RUN) rouge >$$@
+
+$2/table.txt: $(foreach m,base sft kd teacher,$2/$m.scores.json)
+	pipelines/table $2 >$$@
+$2/curves.svg: $(foreach m,sft kd teacher,$2/$m/best/config.json)
+	pipelines/curves $2 $$@
 endef
 
-$(foreach x,$(EXPERIMENTS),$(eval $(call experiment,$x)))
+$(foreach x,$(EXPERIMENTS),$(eval $(call experiment,$x,$(or $(OUT),runs/$x),$(if $(DATA),paper,sample),$\
+	$(or $(TEACHER),$(or $(OUT),runs/$x)/init/teacher),$(or $(STUDENT),$(or $(OUT),runs/$x)/init/student))))
