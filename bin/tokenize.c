@@ -28,7 +28,7 @@
 enum { BATCH = 1 << 20 };		/* bytes of input between two writes */
 
 static char *model, *template, *field, *eos, *output, *rows, *references;
-static int max_prompt = 256, max_length = 512, skip_bad, decode;
+static int max_prompt = 256, max_length = 512, learn_prompt, skip_bad, decode;
 
 static const struct poptOption options[] = {
 	{ "model", 'm', POPT_ARG_STRING, &model, 0, "directory with the tokenizer", "DIR" },
@@ -42,6 +42,8 @@ static const struct poptOption options[] = {
 	    "cut responses so that an example has at most N ids", "N" },
 	{ "eos", '\0', POPT_ARG_STRING, &eos, 0,
 	    "token, id or none to end responses with (default: the model's; with --text, none)", "TOKEN" },
+	{ "learn-prompt", '\0', POPT_ARG_NONE, &learn_prompt, 0,
+	    "the prompt is to be learnt too, as a base model learns text", NULL },
 	{ "rows", '\0', POPT_ARG_STRING, &rows, 0, "only the records A to B - 1, counted from 0; either may be absent", "A:B" },
 	{ "references", '\0', POPT_ARG_STRING, &references, 0,
 	    "the accepted responses are in FIELD, a string or a list", "FIELD" },
@@ -100,7 +102,7 @@ eos_said(const struct tokenizer *t)
 }
 
 static int32_t
-eos_of(const struct tokenizer *t, const struct recipe *r)
+eos_of(const struct tokenizer *t, const struct formatting *r)
 {
 	int32_t id;
 
@@ -114,10 +116,10 @@ eos_of(const struct tokenizer *t, const struct recipe *r)
 	return id;
 }
 
-static struct recipe
-make_recipe(const struct tokenizer *t)
+static struct formatting
+make_formatting(const struct tokenizer *t)
 {
-	struct recipe r = { .tokenizer = t, .max_prompt = (size_t)max_prompt, .max_length = (size_t)max_length };
+	struct formatting r = { .tokenizer = t, .max_prompt = (size_t)max_prompt, .max_length = (size_t)max_length };
 	char why[REASON_MAX];
 
 	r.field = field;
@@ -130,7 +132,7 @@ make_recipe(const struct tokenizer *t)
 }
 
 static json_t *
-make_header(const struct recipe *r, const struct common *common)
+make_header(const struct formatting *r, const struct common *common)
 {
 	const uint64_t pair = 2;
 	json_t *header = header_new("tokens", NULL, common);
@@ -148,7 +150,7 @@ make_header(const struct recipe *r, const struct common *common)
 }
 
 static int
-is_ours(const struct recipe *r, const char *key)
+is_ours(const struct formatting *r, const char *key)
 {
 	static const char *const ours[] = { "id", "prompt", "target" };
 	size_t i;
@@ -181,7 +183,7 @@ set_references(json_t *text, const json_t *record, char *why)
 
 /* The record's text in the stream: id, prompt, target, then what the template did not use. */
 static int
-set_text(const struct recipe *r, struct job *job, uint64_t number, char *why)
+set_text(const struct formatting *r, struct job *job, uint64_t number, char *why)
 {
 	json_t *id = json_object_get(job->record, "id"), *text = json_object(), *value;
 	char name[24];
@@ -207,7 +209,7 @@ set_text(const struct recipe *r, struct job *job, uint64_t number, char *why)
 }
 
 static void
-do_job(const struct recipe *r, struct job *job, const char *line, size_t n, uint64_t number)
+do_job(const struct formatting *r, struct job *job, const char *line, size_t n, uint64_t number)
 {
 	char why[REASON_MAX];
 
@@ -267,7 +269,8 @@ write_job(struct stream_out *out, const struct job *job, const struct corpus_lin
 	else if (field)
 		put_windows(out, job, count);
 	else {
-		put(out, job->record, job->example.ids.id, job->example.ids.n, job->example.begin, count);
+		put(out, job->record, job->example.ids.id, job->example.ids.n,
+		    learn_prompt ? 1 : job->example.begin, count);
 		count->cut += job->example.cut != 0;
 	}
 }
@@ -287,7 +290,7 @@ summary(const struct count *c)
 }
 
 static void
-encode_all(const struct recipe *r, const struct common *common)
+encode_all(const struct formatting *r, const struct common *common)
 {
 	struct corpus *corpus = corpus_open(common->operands);
 	json_t *header = make_header(r, common);
@@ -417,7 +420,7 @@ main(int argc, const char **argv)
 {
 	struct common common;
 	struct tokenizer *t;
-	struct recipe recipe;
+	struct formatting formatting;
 	char why[REASON_MAX];
 
 	/* arguments */
@@ -440,10 +443,10 @@ main(int argc, const char **argv)
 	if (decode)
 		decode_all(t, &common);
 	else {
-		recipe = make_recipe(t);
-		encode_all(&recipe, &common);
-		template_close((struct template *)recipe.template);
-		chat_close((struct chat *)recipe.chat);
+		formatting = make_formatting(t);
+		encode_all(&formatting, &common);
+		template_close((struct template *)formatting.template);
+		chat_close((struct chat *)formatting.chat);
 	}
 
 	/* finish */

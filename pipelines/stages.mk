@@ -9,7 +9,7 @@
 #   X.distill     options of distill alone: divergence, kd-ratio, tau
 #   X.sample      options of rollout
 #
-# `make X` learns from samples/ and starts from random models; with DATA=file TEACHER=dir STUDENT=dir
+# `make X` learns from samples/ and starts from small base models made for it; with DATA=file TEACHER=dir STUDENT=dir
 # it is the paper's experiment on real ones. Both run in runs/X (OUT=dir: there), and stopped, go on
 # where they were. A record's way, one tool a line:
 #
@@ -23,11 +23,14 @@
 SEEDS ?= 10,20,30,40,50
 RUN = PATH="$(abspath $(BIN)):$$$$PATH"
 
-# on samples/: learnt in minutes on two cores
+# on samples/: learnt in minutes on two cores; the base models have read the texts, prompts included
 sample.length = --max-prompt 128 --max-length 256
-sample.tune = --epochs 4 --batch 16
-sample.teacher-tune = --lr 2e-3
-sample.student-tune = --lr 4e-3
+sample.base = --batch 8 --warmup 100 --epochs 3
+sample.base-teacher = --lr 2e-3
+sample.base-student = --lr 6e-3
+sample.tune = --batch 8 --epochs 3
+sample.teacher-tune = --lr 1e-3
+sample.student-tune = --lr 3e-3
 # on real data: the paper's recipe; the learning rate is the tool's default by family
 paper.length = --max-prompt 256 --max-length 512
 paper.tune = --epochs 5 --batch 8
@@ -43,6 +46,10 @@ $2/init/tokenizer/tokenizer.json: $($1.train) | all
 	$(RUN) train-bpe -n 1024 -t $($1.template) -o $2/init/tokenizer $$<
 $2/init/%/config.json: samples/%.json $2/init/tokenizer/tokenizer.json
 	$(RUN) init-model -q -s 1 --tokenizer $2/init/tokenizer -o $2/init/$$* $$<
+$2/text.tokens.zst: $($1.train) $2/init/tokenizer/tokenizer.json
+	$(RUN) tokenize -m $2/init/tokenizer -t $($1.template) $($3.length) --learn-prompt -o $$@ $$<
+$2/base-%/model/config.json: $2/text.tokens.zst $2/init/%/config.json
+	$(RUN) sft -m $2/init/$$* -o $2/base-$$* $(sample.base) $$(sample.base-$$*) $$<
 
 $2/train.tokens.zst: $($1.train) $5/config.json | all
 	@mkdir -p $2
@@ -73,4 +80,4 @@ $2/curves.svg: $(foreach m,sft kd teacher,$2/$m/best/config.json)
 endef
 
 $(foreach x,$(EXPERIMENTS),$(eval $(call experiment,$x,$(or $(OUT),runs/$x),$(if $(DATA),paper,sample),$\
-	$(or $(TEACHER),$(or $(OUT),runs/$x)/init/teacher),$(or $(STUDENT),$(or $(OUT),runs/$x)/init/student))))
+	$(or $(TEACHER),$(or $(OUT),runs/$x)/base-teacher/model),$(or $(STUDENT),$(or $(OUT),runs/$x)/base-student/model))))

@@ -39,6 +39,11 @@ record='{"instruction":"Say a.","response":"a"}'
 	jq -e '.target == "a" and (.prompt | endswith("### Response:\n")) and .id == "1"' <<<"$result"
 }
 
+@test "with --learn-prompt all but the first id is supervised" {
+	dolly --learn-prompt <<<"$record" | records | jq -e '.supervised == [[1, (.ids | length)]]'
+	[ "$(dolly --learn-prompt <<<"$record" | records | jq -c .ids)" = "$(dolly <<<"$record" | records | jq -c .ids)" ]
+}
+
 @test "ids decode to prompt, response and EOS" {
 	result=$(dolly <<<"$record" | tokenize -m tok --decode)
 	want=$(dolly <<<"$record" | records | jq -c '{id, text: (.prompt + .target + "<|endoftext|>")}')

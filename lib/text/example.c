@@ -13,7 +13,7 @@ example_free(struct example *e)
 }
 
 static int
-render_chat(const struct recipe *r, const json_t *record, struct example *e, char *why)
+render_chat(const struct formatting *r, const json_t *record, struct example *e, char *why)
 {
 	const json_t *messages = json_object_get(record, "messages"), *last, *content;
 	const char *role;
@@ -39,7 +39,7 @@ render_chat(const struct recipe *r, const json_t *record, struct example *e, cha
 }
 
 static int
-render(const struct recipe *r, const json_t *record, struct example *e, char *why)
+render(const struct formatting *r, const json_t *record, struct example *e, char *why)
 {
 	const json_t *text;
 
@@ -58,7 +58,7 @@ render(const struct recipe *r, const json_t *record, struct example *e, char *wh
 }
 
 int
-example_make(const struct recipe *r, const json_t *record, struct example *e, char *why)
+example_make(const struct formatting *r, const json_t *record, struct example *e, char *why)
 {
 	size_t prompt;
 

@@ -20,7 +20,7 @@
 #include "lib/text/tokenizer.h"
 
 /* How records become examples: by one of template, chat and field. */
-struct recipe {
+struct formatting {
 	const struct tokenizer *tokenizer;
 	const struct template *template;	/* {prompt, target} from fields */
 	const struct chat *chat;		/* "messages": the last one, the assistant's, is the target */
@@ -38,8 +38,8 @@ struct example {
 	int cut;			/* something of the response was lost, EOS at least */
 };
 
-/* -1 and the reason when the record has not what the recipe needs. */
-int example_make(const struct recipe *recipe, const json_t *record, struct example *e, char *why);
+/* -1 and the reason when the record has not what the formatting needs. */
+int example_make(const struct formatting *formatting, const json_t *record, struct example *e, char *why);
 void example_free(struct example *e);
 
 #endif

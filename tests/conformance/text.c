@@ -157,14 +157,14 @@ kind_chat(struct verdict *v, const json_t *c, const struct kit *k)
 }
 
 static void
-check_example(struct verdict *v, const json_t *sample, const struct recipe *recipe)
+check_example(struct verdict *v, const json_t *sample, const struct formatting *formatting)
 {
 	const json_t *span = json_object_get(sample, "supervised");
 	int dropped = json_is_true(json_object_get(sample, "dropped"));
 	struct example e = { .dropped = 0 };
 	char why[REASON_MAX];
 
-	if (example_make(recipe, json_object_get(sample, "record"), &e, why)) {
+	if (example_make(formatting, json_object_get(sample, "record"), &e, why)) {
 		fail(v, "%s", why);
 		return;
 	}
@@ -192,17 +192,17 @@ kind_template(struct verdict *v, const json_t *c, const struct kit *k)
 	json_t *sample;
 
 	while (t && !v->failure[0] && (sample = kit_sample(&at))) {
-		struct recipe recipe = { .tokenizer = t, .chat = chat, .eos = (int32_t)get_number(c, "eos_id", -1),
+		struct formatting formatting = { .tokenizer = t, .chat = chat, .eos = (int32_t)get_number(c, "eos_id", -1),
 			.max_prompt = (size_t)get_number(c, "max_prompt", 0),
 			.max_length = (size_t)get_number(c, "max_length", 0) };
 		char *path = mem_format("templates/%s.txt", get_string(sample, "template"));
 		struct template *template = chat ? NULL : template_open(path, why);
 
-		recipe.template = template;
+		formatting.template = template;
 		if (!chat && !template)
 			fail(v, "%s", why);
 		else
-			check_example(v, sample, &recipe);
+			check_example(v, sample, &formatting);
 		if (template)
 			template_close(template);
 		free(path);
