@@ -28,6 +28,35 @@ put(void *p, enum dtype type, size_t i, double x)
 		((float *)p)[i] = (float)x;
 }
 
+/* n elements, `stride` apart. */
+static void
+get_line(double *line, const void *p, enum dtype type, size_t at, size_t stride, int n)
+{
+	const uint16_t *h = (const uint16_t *)p + at;
+	const float *f = (const float *)p + at;
+	int i;
+
+	if (type == DT_BF16)
+		for (i = 0; i < n; i++)
+			line[i] = bf16_to_f32(h[(size_t)i * stride]);
+	else
+		for (i = 0; i < n; i++)
+			line[i] = f[(size_t)i * stride];
+}
+
+/* W[o .. o+n-1, i], of one panel. */
+static void
+get_outputs(double *line, const struct weight *w, int o, int i, int n)
+{
+	get_line(line, w->data, w->type, panel_index(w->type, w->k, o, i), w->type == DT_BF16 ? 2 : 1, n);
+}
+
+static int
+panel_width(int n, int o)
+{
+	return n - o < PANEL ? n - o : PANEL;
+}
+
 void
 matmul_ref(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w, const float *b,
     int m, int n, int accumulate)
@@ -37,14 +66,15 @@ matmul_ref(void *y, enum dtype ytype, const void *x, enum dtype xtype, const str
 	#pragma omp parallel for schedule(static) private(r, i, o)
 	for (p = 0; p < n; p += PANEL)
 		for (r = 0; r < m; r++) {
-			int outputs = n - p < PANEL ? n - p : PANEL;
-			double sum[PANEL] = { 0 };
+			double sum[PANEL] = { 0 }, line[PANEL];
+			int outputs = panel_width(n, p);
 
 			for (i = 0; i < w->k; i++) {
 				double xi = get(x, xtype, (size_t)r * (size_t)w->k + (size_t)i);
 
+				get_outputs(line, w, p, i, outputs);
 				for (o = 0; o < outputs; o++)
-					sum[o] += xi * get(w->data, w->type, panel_index(w->type, w->k, p + o, i));
+					sum[o] += xi * line[o];
 			}
 			for (o = 0; o < outputs; o++) {
 				size_t at = (size_t)r * (size_t)n + (size_t)(p + o);
@@ -58,17 +88,20 @@ void
 matmul_dx_ref(void *dx, enum dtype dxtype, const void *dy, enum dtype dytype, const struct weight *w, int m, int n,
     int accumulate)
 {
-	int r, i, o;
+	int r, i, p, o;
 
-	#pragma omp parallel for schedule(static) private(i, o)
+	#pragma omp parallel for schedule(static) private(i, p, o)
 	for (r = 0; r < m; r++)
 		for (i = 0; i < w->k; i++) {
 			size_t at = (size_t)r * (size_t)w->k + (size_t)i;
-			double sum = 0;
+			double sum = 0, line[PANEL], grad[PANEL];
 
-			for (o = 0; o < n; o++)
-				sum += get(dy, dytype, (size_t)r * (size_t)n + (size_t)o) *
-				    get(w->data, w->type, panel_index(w->type, w->k, o, i));
+			for (p = 0; p < n; p += PANEL) {
+				get_outputs(line, w, p, i, panel_width(n, p));
+				get_line(grad, dy, dytype, (size_t)r * (size_t)n + (size_t)p, 1, panel_width(n, p));
+				for (o = 0; o < panel_width(n, p); o++)
+					sum += grad[o] * line[o];
+			}
 			put(dx, dxtype, at, sum + (accumulate ? get(dx, dxtype, at) : 0));
 		}
 }
@@ -82,14 +115,15 @@ matmul_dw_ref(float *dw, const struct weight *w, const void *dy, enum dtype dyty
 	#pragma omp parallel for schedule(static) private(i, o, r)
 	for (p = 0; p < n; p += PANEL)
 		for (i = 0; i < w->k; i++) {
-			int outputs = n - p < PANEL ? n - p : PANEL;
-			double sum[PANEL] = { 0 };
+			double sum[PANEL] = { 0 }, line[PANEL];
+			int outputs = panel_width(n, p);
 
 			for (r = 0; r < m; r++) {
 				double xi = get(x, xtype, (size_t)r * (size_t)w->k + (size_t)i);
 
+				get_line(line, dy, dytype, (size_t)r * (size_t)n + (size_t)p, 1, outputs);
 				for (o = 0; o < outputs; o++)
-					sum[o] += xi * get(dy, dytype, (size_t)r * (size_t)n + (size_t)(p + o));
+					sum[o] += xi * line[o];
 			}
 			for (o = 0; o < outputs; o++)
 				dw[panel_index(w->type, w->k, p + o, i)] += (float)sum[o];

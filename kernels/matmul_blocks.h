@@ -30,12 +30,15 @@
 #include "lib/base/die.h"
 
 enum {
-	WORD_BLOCK = 192,		/* words of a panel in L1: 24 KiB */
+	WORD_BLOCK = 128,		/* words of a panel in L1: 16 KiB */
 	WORD_SPAN = 2560,		/* words of strips packed at once */
 	ROW_BLOCK = 480,		/* rows of strips packed at once */
 	PANEL_GROUP = 4,
 	TILE = ROWS * PANEL,
 	WORD = PAIRS ? 2 : 1,		/* elements of a word */
+	NARROW = 3 * 12,		/* rows that are few enough to read weights as a stream */
+	NARROW_WORDS = 1024,		/* of which this many at a time serve all strips */
+	LINE = 64,
 	SMALL = 1 << 17,		/* multiply-adds that do not pay a second thread */
 };
 
@@ -46,6 +49,7 @@ struct matrix {
 	int cols;
 };
 
+struct ahead;
 struct product {
 	int rows, cols;			/* of C */
 	int sum, words;			/* length of the sum, in elements and words */
@@ -53,6 +57,8 @@ struct product {
 	/* Returns the words of the panel at col: b, or where they lie already. */
 	const uint32_t *(*pack_cols)(uint32_t *b, const struct product *p, int col, int word, int words);
 	void (*finish)(const struct product *p, const float *c, int row, int rows, int col);
+	/* The s-th share of what pack_cols will read. */
+	struct ahead (*ahead)(const struct product *p, int col, int word, int words, int s);
 	struct matrix x, dy;		/* rows; and what dw has for columns */
 	const struct weight *w;
 	const float *b;
@@ -78,11 +84,20 @@ even_cut(int n, int most, int unit)
 
 /* Tiles: c[rows][PANEL] = (c where `carry`) + the sum over words of a[word][rows] b[word][PANEL] */
 
-typedef void tile_function(float *c, const uint32_t *a, const uint32_t *b, int words, int carry);
+/* Memory to fetch meanwhile: two lines a word, or pair of words. */
+struct ahead {
+	const char *p;
+	size_t step;			/* bytes */
+};
+
+static const struct ahead nothing;
 
 static inline __attribute__((always_inline)) void
-tile(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, int rows, int stride)
+tile(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, const struct ahead *next, int rows,
+    int stride)
 {
+	const char *p = next ? next->p : NULL;
+	size_t step = next ? next->step : 0;
 	int h, r, i;
 
 	for (h = 0; h < PANEL; h += 2 * LANES) {
@@ -94,7 +109,12 @@ tile(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, int r
 			sum[r][0] = carry ? vec_load(c + r * PANEL + h) : (vec){ 0 };
 			sum[r][1] = carry ? vec_load(c + r * PANEL + h + LANES) : (vec){ 0 };
 		}
-		for (i = 0; i < words; i++, ai += stride, bi += PANEL) {
+		#pragma GCC unroll 4
+		for (i = 0; i < words; i++, ai += stride, bi += PANEL, p += step) {
+			if (next) {
+				_mm_prefetch(p, _MM_HINT_T1);
+				_mm_prefetch(p + LINE, _MM_HINT_T1);
+			}
 			b0 = vec_load(bi);
 			b1 = vec_load(bi + LANES);
 			#pragma GCC unroll 12
@@ -114,8 +134,11 @@ tile(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, int r
 
 /* The same where b holds pairs of bf16 and a word is one f32; words is even. */
 static inline __attribute__((always_inline)) void
-tile_halves(float *c, const uint32_t *a, const uint32_t *b, int words, int rows, int stride)
+tile_halves(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, const struct ahead *next, int rows,
+    int stride)
 {
+	const char *p = next->p;
+	size_t step = next->step;
 	int h, r, i;
 
 	for (h = 0; h < PANEL; h += 2 * LANES) {
@@ -123,9 +146,13 @@ tile_halves(float *c, const uint32_t *a, const uint32_t *b, int words, int rows,
 		vec sum[ROWS][2], x, b0, b1;
 
 		#pragma GCC unroll 12
-		for (r = 0; r < rows; r++)
-			sum[r][0] = sum[r][1] = (vec){ 0 };
-		for (i = 0; i < words; i += 2, ai += 2 * stride, bi += PANEL) {
+		for (r = 0; r < rows; r++) {
+			sum[r][0] = carry ? vec_load(c + r * PANEL + h) : (vec){ 0 };
+			sum[r][1] = carry ? vec_load(c + r * PANEL + h + LANES) : (vec){ 0 };
+		}
+		for (i = 0; i < words; i += 2, ai += 2 * stride, bi += PANEL, p += step) {
+			_mm_prefetch(p, _MM_HINT_T0);
+			_mm_prefetch(p + LINE, _MM_HINT_T0);
 			b0 = vec_load(bi);
 			b1 = vec_load(bi + LANES);
 			#pragma GCC unroll 12
@@ -153,28 +180,32 @@ tile_halves(float *c, const uint32_t *a, const uint32_t *b, int words, int rows,
 #define LONE(rows) ((rows) == 1 ? 1 : ROWS)
 #define TILES_OF(n) \
 	static void \
-	tile_##n(float *c, const uint32_t *a, const uint32_t *b, int words, int carry) \
+	tile_##n(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, const struct ahead *next) \
 	{ \
-		tile(c, a, b, words, carry, n, ROWS); \
+		if (next->p) \
+			tile(c, a, b, words, carry, next, n, ROWS); \
+		else \
+			tile(c, a, b, words, carry, NULL, n, ROWS); \
 	} \
 	static void \
-	tile_narrow_##n(float *c, const uint32_t *a, const uint32_t *b, int words, int carry) \
+	narrow_##n(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, const struct ahead *next) \
 	{ \
-		tile(c, a, b, words, carry, n, LONE(n)); \
+		tile(c, a, b, words, carry, next, n, LONE(n)); \
 	} \
 	static void \
-	tile_halves_##n(float *c, const uint32_t *a, const uint32_t *b, int words, int carry) \
+	halves_##n(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, const struct ahead *next) \
 	{ \
-		(void)carry; \
-		tile_halves(c, a, b, words, n, LONE(n)); \
+		tile_halves(c, a, b, words, carry, next, n, LONE(n)); \
 	}
 EACH_ROWS(TILES_OF)
+typedef void tile_function(float *c, const uint32_t *a, const uint32_t *b, int words, int carry,
+    const struct ahead *next);
 #define TILE_NAME(n) [n] = tile_##n,
-#define TILE_NARROW_NAME(n) [n] = tile_narrow_##n,
-#define TILE_HALVES_NAME(n) [n] = tile_halves_##n,
+#define NARROW_NAME(n) [n] = narrow_##n,
+#define HALVES_NAME(n) [n] = halves_##n,
 static tile_function *const tiles[] = { EACH_ROWS(TILE_NAME) };
-static tile_function *const tiles_narrow[] = { EACH_ROWS(TILE_NARROW_NAME) };
-static tile_function *const tiles_halves[] = { EACH_ROWS(TILE_HALVES_NAME) };
+static tile_function *const tiles_narrow[] = { EACH_ROWS(NARROW_NAME) };
+static tile_function *const tiles_halves[] = { EACH_ROWS(HALVES_NAME) };
 
 /* Packing activations */
 
@@ -328,13 +359,15 @@ panel_turned(uint32_t *b, const struct product *p, int col, int word, int words)
 	const uint32_t *line[LANES];
 	int i, h, r;
 
-	for (i = 0; i < words; i += LANES)
+	for (i = 0; i < words; i += LANES) {
+		const uint32_t *from = panel_words(p->w, word + i) + (word + i) % PANEL;
+
 		for (h = 0; h < PANEL; h += LANES) {
 			for (r = 0; r < LANES; r++)
-				line[r] = panel_words(p->w, word + i) + min(col + h + r, p->w->k - 1) * PANEL +
-				    (word + i) % PANEL;
+				line[r] = from + min(col + h + r, p->w->k - 1) * PANEL;
 			transpose(b + i * PANEL + h, PANEL, line);
 		}
+	}
 	return b;
 }
 
@@ -348,10 +381,11 @@ panel_turned_halves(uint32_t *b, const struct product *p, int col, int word, int
 	int o, h, r, i, out = word * WORD, end = min(out + words * WORD, p->sum);
 
 	for (; out < end; out += LANES) {
+		const uint32_t *from = panel_words(p->w, out) + out % PANEL;
+
 		for (h = 0; h < PANEL / 2; h += LANES) {
 			for (r = 0; r < LANES; r++)
-				line[r] = panel_words(p->w, out) + min(col / 2 + h + r, (p->w->k - 1) / 2) * PANEL +
-				    out % PANEL;
+				line[r] = from + min(col / 2 + h + r, (p->w->k - 1) / 2) * PANEL;
 			transpose((uint32_t *)&rows[0][2 * h], PANEL / 2, line);
 		}
 		for (o = 0; o < LANES; o += WORD, to += PANEL) {
@@ -362,6 +396,47 @@ panel_turned_halves(uint32_t *b, const struct product *p, int col, int word, int
 		}
 	}
 	return b;
+}
+
+/* What packing will read: a run of the panel, a part of the panel of each PANEL outputs, or rows. */
+
+static struct ahead
+ahead_panel(const struct product *p, int col, int word, int words, int s)
+{
+	size_t step = PANEL * sizeof(uint32_t) / (p->pack_cols == panel_expanded ? 2 : 1);
+
+	(void)words;
+	return s ? nothing : (struct ahead){ (const char *)panel_words(p->w, col) + (size_t)word * step, step };
+}
+
+static struct ahead
+ahead_turned(const struct product *p, int col, int word, int words, int s)
+{
+	int halves = p->w->type == DT_BF16;
+	size_t bytes = PANEL * PANEL * sizeof(uint32_t) / (halves ? 2 : 1);
+
+	if (s * PANEL >= words * WORD)
+		return nothing;
+	return (struct ahead){ (const char *)(panel_words(p->w, word * WORD + s * PANEL) +
+	    (size_t)(col / (halves ? 2 : 1)) * PANEL), bytes / (size_t)words };
+}
+
+static struct ahead
+ahead_across(const struct product *p, int col, int word, int words, int s)
+{
+	(void)words;
+	if (s >= WORD)
+		return nothing;
+	return (struct ahead){ matrix_at(&p->dy, word * WORD + s, col), (size_t)p->dy.cols * WORD *
+	    (p->dy.type == DT_BF16 ? 2 : 4) };
+}
+
+/* Where a tile of the gradient will be added. */
+static struct ahead
+ahead_gradient(const struct product *p, int col, int row, int words)
+{
+	return (struct ahead){ (char *)((float *)p->y + panel_index(p->w->type, p->w->k, col, row)),
+	    TILE * sizeof(float) / (size_t)words + 1 };
 }
 
 /* Finishing tiles */
@@ -456,6 +531,11 @@ scratch(size_t bytes)
 	return p;
 }
 
+/* Words of a panel. */
+struct place {
+	int col, word, words;
+};
+
 struct block {
 	const struct product *p;
 	int row, row_end, strip, strips;	/* strip: rows of one */
@@ -464,29 +544,45 @@ struct block {
 	float *c;
 };
 
+/* One panel times all strips, while what comes next is fetched: the next panel's words, or c to be added to. */
+static void
+block_panel(const struct block *k, const struct place *at, const struct place *next, float *sums)
+{
+	const struct product *p = k->p;
+	const uint32_t *b = p->pack_cols(k->b, p, at->col, at->word, at->words);
+	int s, last = at->word + at->words == p->words;
+
+	for (s = 0; s < k->strips; s++, sums += TILE) {
+		int row = k->row + s * k->strip, rows = min(k->strip, k->row_end - row);
+		const uint32_t *a = k->a + ((size_t)s * (size_t)k->length + (size_t)(at->word - k->word)) * ROWS;
+		struct ahead ahead = nothing;
+
+		if (next->words)
+			ahead = p->ahead(p, next->col, next->word, next->words, s);
+		if (last && !ahead.p && p->finish == finish_gradient)
+			ahead = ahead_gradient(p, at->col, row, at->words);
+		tiles[rows](sums, a, b, at->words, at->word > 0, &ahead);
+		if (last)
+			p->finish(p, sums, row, rows, at->col);
+	}
+}
+
 /* All words of the span, of all strips, for the panels col .. col_end-1. */
 static void
 block_group(const struct block *k, int col, int col_end)
 {
-	const struct product *p = k->p;
-	int word, c, s, step = even_cut(k->word_end - k->word, WORD_BLOCK, PANEL);
+	int step = even_cut(k->word_end - k->word, WORD_BLOCK, PANEL);
+	struct place at = { col, k->word, min(step, k->word_end - k->word) }, next;
 
-	for (word = k->word; word < k->word_end; word += step) {
-		int words = min(step, k->word_end - word);
-
-		for (c = col; c < col_end; c += PANEL) {
-			const uint32_t *b = p->pack_cols(k->b, p, c, word, words);
-			float *sums = k->c + (size_t)((c - col) / PANEL * k->strips) * TILE;
-
-			for (s = 0; s < k->strips; s++, sums += TILE) {
-				int row = k->row + s * k->strip, rows = min(k->strip, k->row_end - row);
-				const uint32_t *a = k->a + ((size_t)s * (size_t)k->length + (size_t)(word - k->word)) * ROWS;
-
-				tiles[rows](sums, a, b, words, word > 0);
-				if (word + words == p->words)
-					p->finish(p, sums, row, rows, c);
-			}
+	for (; at.words; at = next) {
+		next = at;
+		next.col += PANEL;
+		if (next.col >= col_end) {
+			next.col = col;
+			next.word += step;
+			next.words = next.word < k->word_end ? min(step, k->word_end - next.word) : 0;
 		}
+		block_panel(k, &at, &next, k->c + (size_t)((at.col - col) / PANEL * k->strips) * TILE);
 	}
 }
 
@@ -533,24 +629,57 @@ product_part(const struct product *p, const struct part *part, int strip)
 	}
 }
 
-/* Up to ROWS rows: one stream through the weights, and nothing is put aside. */
-static void
-narrow_part(const struct product *p, const struct part *part)
+static size_t
+strip_words(const struct product *p)
 {
-	int halves = !PAIRS && p->w->type == DT_BF16, i, col;
-	tile_function *f = (halves ? tiles_halves : tiles_narrow)[p->rows];
-	uint32_t *a = scratch((size_t)(p->words + 2 * LANES) * ROWS * sizeof *a), stage[LANES];
-	float c[TILE];
+	return (size_t)(p->words + LANES) * ROWS;
+}
+
+/*
+ * A few rows: the weights are one stream from memory, fetched early enough to
+ * come in while the sums go on, and used as they are.
+ */
+static void
+narrow_panel(const struct product *p, const uint32_t *a, int strip, int col)
+{
+	int halves = !PAIRS && p->w->type == DT_BF16, strips = (p->rows + strip - 1) / strip;
+	int word, row, step = strips > 1 ? NARROW_WORDS : p->words;
+	const uint32_t *b = panel_words(p->w, col);
+	float c[NARROW * PANEL];
+
+	for (word = 0; word < p->words; word += step) {
+		int words = min(step, p->words - word);
+		size_t size = (size_t)(halves ? words / 2 : words) * PANEL;
+		const char *next = (const char *)(b + (strips > 1 ? size : NARROW_WORDS));
+
+		for (row = 0; row < p->rows; row += strip) {
+			int rows = min(strip, p->rows - row), s = row / strip;
+			struct ahead ahead = { next + (size_t)s * size * sizeof *b / (size_t)strips,
+			    PANEL * sizeof *b / (size_t)strips };
+
+			(halves ? tiles_halves : tiles_narrow)[rows](c + row * PANEL,
+			    a + (size_t)s * strip_words(p) + (size_t)word * (p->rows == 1 ? 1 : ROWS), b, words, word > 0,
+			    &ahead);
+		}
+		b += size;
+	}
+	p->finish(p, c, 0, p->rows, col);
+}
+
+static void
+narrow_part(const struct product *p, const struct part *part, int strip)
+{
+	int strips = (p->rows + strip - 1) / strip, i, s, col;
+	uint32_t *a = scratch(((size_t)strips * strip_words(p) + LANES * ROWS) * sizeof *a), stage[LANES];
 
 	if (p->rows == 1)
 		for (i = 0; i < p->words; i += LANES)
 			memcpy(a + i, row_words(stage, &p->x, 0, i), sizeof stage);
 	else
-		pack_turned(a, p, 0, p->rows, 0, p->words);
-	for (col = part->col; col < part->col_end; col += PANEL) {
-		f(c, a, panel_words(p->w, col), p->words, 0);
-		p->finish(p, c, 0, p->rows, col);
-	}
+		for (s = 0; s < strips; s++)
+			pack_turned(a + (size_t)s * strip_words(p), p, s * strip, min(strip, p->rows - s * strip), 0, p->words);
+	for (col = part->col; col < part->col_end; col += PANEL)
+		narrow_panel(p, a, strip, col);
 }
 
 /*
@@ -590,10 +719,10 @@ product_run(const struct product *p, int narrow, int strip)
 
 	#pragma omp parallel if (pays)
 	{
-		struct part part = part_of(p, strip, omp_get_thread_num(), omp_get_num_threads());
+		struct part part = part_of(p, narrow ? p->rows : strip, omp_get_thread_num(), omp_get_num_threads());
 
 		if (narrow)
-			narrow_part(p, &part);
+			narrow_part(p, &part, strip);
 		else
 			product_part(p, &part, strip);
 	}
@@ -607,10 +736,10 @@ forward(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct
 	struct product p = {
 		.rows = m, .cols = n, .sum = w->k, .words = halves ? (w->k + 1) / 2 * 2 : (w->k + WORD - 1) / WORD,
 		.pack_rows = pack_turned, .pack_cols = halves ? panel_expanded : panel_as_is, .finish = finish_rows,
-		.x = { x, xtype, w->k }, .w = w, .b = b, .y = y, .ytype = ytype, .accumulate = accumulate,
+		.ahead = ahead_panel, .x = { x, xtype, w->k }, .w = w, .b = b, .y = y, .ytype = ytype, .accumulate = accumulate,
 	};
 
-	product_run(&p, m <= ROWS, even_cut(m, ROWS, 1));
+	product_run(&p, m <= NARROW, even_cut(m, ROWS, 1));
 }
 
 static void
@@ -620,7 +749,7 @@ backward_x(void *dx, enum dtype dxtype, const void *dy, enum dtype dytype, const
 	struct product p = {
 		.rows = m, .cols = w->k, .sum = n, .words = (n + WORD - 1) / WORD, .pack_rows = pack_turned,
 		.pack_cols = w->type == DT_BF16 ? panel_turned_halves : panel_turned, .finish = finish_rows,
-		.x = { dy, dytype, n }, .w = w, .y = dx, .ytype = dxtype, .accumulate = accumulate,
+		.ahead = ahead_turned, .x = { dy, dytype, n }, .w = w, .y = dx, .ytype = dxtype, .accumulate = accumulate,
 	};
 
 	product_run(&p, 0, even_cut(m, ROWS, 1));
@@ -633,7 +762,7 @@ backward_w(float *dw, const struct weight *w, const void *dy, enum dtype dytype,
 	int row, step = WORD_SPAN * WORD;
 	struct product p = {
 		.rows = w->k, .cols = n, .pack_rows = pack_across, .pack_cols = panel_across, .finish = finish_gradient,
-		.x = { x, xtype, w->k }, .dy = { dy, dytype, n }, .w = w, .y = dw,
+		.ahead = ahead_across, .x = { x, xtype, w->k }, .dy = { dy, dytype, n }, .w = w, .y = dw,
 	};
 
 	for (row = 0; row < m; row += step) {

@@ -84,11 +84,12 @@ get(const struct array *a, size_t i)
 	return a->type == DT_BF16 ? bf16_to_f32(((const uint16_t *)a->data)[i]) : ((const float *)a->data)[i];
 }
 
-/* The largest difference, relative to the largest value of `want`, over the tolerance of kernels/op.h. */
+/* The largest difference, relative to the largest value of `want`, over the tolerance of kernels/op.h.
+ * Where x is rounded, values cancelled below 1 count as 1. */
 static double
 distance(const struct array *got, const struct array *want, int sum, int rounded)
 {
-	double largest = 0, worst = 0, allowed = rounded || got->type == DT_BF16 ? 8e-3 : 2e-6 * sqrt(sum);
+	double largest = rounded, worst = 0, allowed = rounded || got->type == DT_BF16 ? 8e-3 : 2e-6 * sqrt(sum);
 	size_t i;
 
 	for (i = 0; i < want->n; i++) {
@@ -298,8 +299,8 @@ check_row(const struct row *row)
 {
 	static const struct shape shapes[] = {
 		{ 1, 1, 1, 1 }, { 2, 3, 5, 3 }, { 7, 48, 20, 48 }, { 13, 31, 33, 40 }, { 12, 32, 64, 32 },
-		{ 25, 65, 193, 97 }, { 61, 100, 387, 100 }, { 490, 129, 67, 129 }, { 1, 1152, 896, 1152 },
-		{ 16, 70, 4864, 70 }, { 40, 5200, 30, 5200 }, { 5300, 40, 22, 40 }, { 130, 896, 896, 896 },
+		{ 25, 65, 193, 97 }, { 61, 100, 387, 100 }, { 490, 129, 67, 129 }, { 1, 1152, 896, 1152 }, { 30, 500, 1300, 500 },
+		{ 16, 33, 4864, 33 }, { 40, 5200, 30, 5200 }, { 5300, 40, 22, 40 }, { 50, 896, 896, 896 },
 	};
 	enum dtype type;
 	size_t i;
