@@ -28,6 +28,8 @@ struct slot {
 	char why[REASON_MAX];
 };
 
+enum { RECENT = 64 };			/* frames kept for random access: 16 MiB, all of a small file */
+
 struct place {
 	uint64_t at;			/* of a frame in the file */
 	uint64_t first;			/* number of its first record */
@@ -65,7 +67,7 @@ struct stream_in {
 	int nplaces, capplaces;
 	ZSTD_DCtx *random_z;
 	struct buffer random_packed, random_content;
-	int random_place;		/* what random_content is, or -1 */
+	struct { int place; struct buffer content; } recent[RECENT];	/* frames; place + 1, 0: none */
 };
 
 /* Reading in order: all return 1, 0 at the end of the input, or -1 and what `name` does wrong. */
@@ -446,7 +448,6 @@ stream_open(const char *path, const char *want)
 	in->regular = S_ISREG(st.st_mode) && offset >= 0;
 	in->start = in->regular ? (uint64_t)offset : 0;
 	in->shards = 1;
-	in->random_place = -1;
 	pthread_mutex_init(&in->lock, NULL);
 	pthread_cond_init(&in->changed, NULL);
 	if (!(in->z = ZSTD_createDCtx()))
@@ -509,15 +510,14 @@ read_at(const struct stream_in *in, uint64_t at, unsigned char *p, size_t size)
 	}
 }
 
-/* The frame at `at` into random_content. */
+/* What the frame at `at` holds. */
 static void
-load_frame(struct stream_in *in, uint64_t at, struct label *label)
+load_frame(struct stream_in *in, uint64_t at, struct label *label, struct buffer *content)
 {
 	unsigned char bytes[LABEL];
 	char why[REASON_MAX];
 	size_t n;
 
-	in->random_place = -1;
 	read_at(in, at, bytes, LABEL);
 	if (label_parse(bytes, label, why))
 		die_damaged(in, at, why);
@@ -527,7 +527,7 @@ load_frame(struct stream_in *in, uint64_t at, struct label *label)
 		n = n < CHUNK ? n : CHUNK;
 		read_at(in, at + LABEL + in->random_packed.size, buffer_reserve(&in->random_packed, n), n);
 	}
-	if (frame_unpack(in->random_z, bytes, label, in->random_packed.data, &in->random_content, why))
+	if (frame_unpack(in->random_z, bytes, label, in->random_packed.data, content, why))
 		die_damaged(in, at, why);
 }
 
@@ -539,7 +539,7 @@ check_header(struct stream_in *in, uint64_t at)
 	struct label label;
 	json_t *header;
 
-	load_frame(in, at, &label);
+	load_frame(in, at, &label, &in->random_content);
 	if (header_unpack(in->random_content.data, in->random_content.size, &header, &layout, why) ||
 	    header_agrees(in->header, header, why))
 		die_damaged(in, at, why);
@@ -554,7 +554,7 @@ check_end_mark(struct stream_in *in, uint64_t at, uint64_t records)
 	struct label label;
 	uint64_t marked;
 
-	load_frame(in, at, &label);
+	load_frame(in, at, &label, &in->random_content);
 	if (label.records || end_unpack(in->random_content.data, in->random_content.size, &marked) ||
 	    marked != records)
 		die_damaged(in, at, why);
@@ -671,12 +671,26 @@ find_place(const struct stream_in *in, uint64_t record)
 	return low;
 }
 
+static const struct buffer *
+frame_at(struct stream_in *in, int place)
+{
+	int slot = place % RECENT;
+	struct label label;
+
+	if (in->recent[slot].place != place + 1) {
+		in->recent[slot].place = 0;
+		load_frame(in, in->places[place].at, &label, &in->recent[slot].content);
+		in->recent[slot].place = place + 1;
+	}
+	return &in->recent[slot].content;
+}
+
 void
 stream_read(struct stream_in *in, uint64_t index, struct record *r)
 {
 	uint64_t record = index * in->shards + in->shard, at, skip;
 	char why[REASON_MAX];
-	struct label label;
+	const struct buffer *frame;
 	size_t used = 0;
 	int64_t size;
 	int place;
@@ -686,19 +700,16 @@ stream_read(struct stream_in *in, uint64_t index, struct record *r)
 		die("%s has no record %" PRIu64, in->name, index);
 	place = find_place(in, record);
 	at = in->places[place].at;
-	if (place != in->random_place)
-		load_frame(in, at, &label);
-	in->random_place = place;
+	frame = frame_at(in, place);
 	for (skip = record - in->places[place].first; ; skip--) {
-		size = record_size(&in->layout, in->random_content.data + used,
-		    in->random_content.size - used, why);
+		size = record_size(&in->layout, frame->data + used, frame->size - used, why);
 		if (size < 0)
 			die_damaged(in, at, why);
 		if (!skip)
 			break;
 		used += (size_t)size;
 	}
-	unpack(in, in->random_content.data + used, at, r);
+	unpack(in, frame->data + used, at, r);
 }
 
 static void
@@ -715,6 +726,8 @@ stop(struct stream_in *in)
 void
 stream_close(struct stream_in *in)
 {
+	int i;
+
 	if (in->started)
 		stop(in);
 	if (in->fd != STDIN_FILENO)
@@ -733,6 +746,8 @@ stream_close(struct stream_in *in)
 	free(in->plain.data);
 	free(in->random_packed.data);
 	free(in->random_content.data);
+	for (i = 0; i < RECENT; i++)
+		free(in->recent[i].content.data);
 	free(in->places);
 	free(in->name);
 	free(in);
