@@ -31,6 +31,7 @@ setup() {
 	cp -r "$BATS_FILE_TMPDIR/fixture/." "$BATS_TEST_TMPDIR"
 	cd "$BATS_TEST_TMPDIR" || exit
 	done=0
+	set +T	# the trap of Bats before each command costs more than what is tested
 }
 
 # each CHECK [READS [WRITES]]: for every row that matches, with $tool, $call, $input and its file set
