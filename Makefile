@@ -9,7 +9,8 @@
 #   make fuzz          fuzz every parser of foreign bytes, TIME=600 seconds each
 #   make lint          mandoc, shellcheck, cppcheck, and a clang build without warnings
 #   make install       PREFIX=/usr/local DESTDIR=
-#   make deps          install the missing Debian packages (demo and test do it themselves)
+#   make deps          install the missing Debian packages (demo and test do it themselves);
+#                      deps-dev also those of lint and fuzz
 #
 # V=1 shows the commands; SANITIZE=address,undefined builds with sanitizers; NVCC= builds without
 # CUDA; BUILD=dir moves the objects. Local settings go to config.mk.
@@ -54,7 +55,7 @@ say = $(if $(V),,@printf '  %-6s %s\n' $(1) '$(2)';)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
-.PHONY: all test check conformance bench fuzz lint deps install clean FORCE
+.PHONY: all test check conformance bench fuzz lint deps deps-dev install clean FORCE
 
 all: $(TOOLS:%=$(BIN)/%)
 	@echo "built $(words $(TOOLS)) tools"
@@ -107,11 +108,13 @@ $(BUILD)/bench/%: $(BUILD)/tests/bench/%.o $(LIB)
 	$(call say,LD,$@)$(CC) -o $@ $^ $(ALL_LDFLAGS) $(LIBS)
 
 # What is missing of the file `packages`, and what for; nothing is asked when nothing is missing.
-deps:
-	@missing=$$(cut -d' ' -f1 packages | while read p; do \
+deps: LISTS = packages
+deps-dev: LISTS = packages packages-dev
+deps deps-dev:
+	@missing=$$(cut -d' ' -f1 $(LISTS) | while read p; do \
 		dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
 	[ -n "$$missing" ] || exit 0; \
-	echo 'installing what is missing, with apt-get:'; grep -wF "$$missing" packages; \
+	echo 'installing what is missing, with apt-get:'; grep -hwF "$$missing" $(LISTS); \
 	if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
 	$$sudo apt-get -q update >/dev/null; \
 	DEBIAN_FRONTEND=noninteractive $$sudo apt-get -qq install -y --no-install-recommends $$missing >/dev/null
@@ -129,18 +132,19 @@ bench: all $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*.
 
 # Every parser of foreign bytes under libFuzzer with the sanitizers, TIME seconds each.
 TIME ?= 600
-fuzz:
+fuzz: deps-dev
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang \
 		SANITIZE=address,undefined,fuzzer-no-link $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/*.c))
 	@tests/fuzz/run $(TIME) $(BUILD)/fuzz
 $(BUILD)/%: $(BUILD)/tests/fuzz/%.o $(LIB)
 	$(call say,LD,$@)$(CC) -o $@ $^ -fsanitize=fuzzer $(ALL_LDFLAGS) $(LIBS)
 
-lint:
+# cppcheck stumbles over some C11, takes logs of 0 for errors, and loses sight of arrays that loops fill.
+lint: deps-dev
 	mandoc -T lint -W warning man/*.[0-9]
-	shellcheck tests/run tests/bench/run tests/fuzz/run .ci/run
-	cppcheck -q --std=c11 --error-exitcode=1 --inline-suppr --suppress=missingIncludeSystem \
-		--enable=warning,portability -I. lib bin kernels
+	shellcheck tests/run tests/bench/run tests/fuzz/run tests/*.bash pipelines/table .ci/run
+	cppcheck -q --std=c11 --error-exitcode=1 --library=tests/cppcheck.cfg --enable=warning \
+		$(addprefix --suppress=,internalAstError invalidFunctionArg uninitvar) -I. lib bin kernels samples tests
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/clang BIN=$(BUILD)/clang/bin CC=clang CFLAGS='-O1 -Werror' all
 
 install: all
