@@ -28,7 +28,7 @@ sample.length = --max-prompt 128 --max-length 256
 sample.base = --batch 8 --warmup 100 --epochs 3
 sample.base-teacher = --lr 2e-3
 sample.base-student = --lr 6e-3
-sample.tune = --batch 8 --epochs 3
+sample.tune = --batch 8 --epochs 3 --dev-every 150
 sample.teacher-tune = --lr 1e-3
 sample.student-tune = --lr 3e-3
 # on real data: the paper's recipe; the learning rate is the tool's default by family
