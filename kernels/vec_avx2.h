@@ -119,6 +119,18 @@ vec_unzip(vec a, vec b, vec *even, vec *odd)
 	*odd = _mm256_castpd_ps(_mm256_permute4x64_pd(o, 0xd8));
 }
 
+INLINE void
+vec_exchange(vec *a, vec *b, int s)
+{
+	const __m256i lane = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0), step = _mm256_set1_epi32(s);
+	vec odd = _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(lane, step), step));
+	vec down = _mm256_permutevar8x32_ps(*a, _mm256_add_epi32(lane, step));
+	vec up = _mm256_permutevar8x32_ps(*b, _mm256_sub_epi32(lane, step));
+
+	*a = _mm256_blendv_ps(*a, up, odd);
+	*b = _mm256_blendv_ps(down, *b, odd);
+}
+
 /* products of the low halves; the high halves moved down */
 INLINE vecu vecu_multiply(vecu a, vecu b) { return _mm256_mul_epu32(a, b); }
 INLINE vecu vecu_high(vecu x) { return _mm256_srli_epi64(x, 32); }

@@ -105,6 +105,18 @@ vec_unzip(vec a, vec b, vec *even, vec *odd)
 	*odd = _mm512_permutex2var_ps(a, _mm512_add_epi32(e, _mm512_set1_epi32(1)), b);
 }
 
+INLINE void
+vec_exchange(vec *a, vec *b, int s)
+{
+	const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+	__mmask16 odd = _mm512_test_epi32_mask(lane, _mm512_set1_epi32(s));
+	vec x = _mm512_permutex2var_ps(*a, _mm512_mask_add_epi32(lane, odd, lane, _mm512_set1_epi32(W - s)), *b);
+	__m512i from = _mm512_mask_add_epi32(_mm512_add_epi32(lane, _mm512_set1_epi32(s)), odd, lane, _mm512_set1_epi32(W));
+
+	*b = _mm512_permutex2var_ps(*a, from, *b);
+	*a = x;
+}
+
 /* products of the low halves; the high halves moved down */
 INLINE vecu vecu_multiply(vecu a, vecu b) { return _mm512_mul_epu32(a, b); }
 INLINE vecu vecu_high(vecu x) { return _mm512_srli_epi64(x, 32); }

@@ -77,23 +77,11 @@ tile_flip(vec *r)
 	int i, s;
 
 	#pragma GCC unroll 4
-	for (s = 1; s < W; s *= 2) {
-		veci low, high;
-
-		#pragma GCC unroll 16
-		for (i = 0; i < W; i++) {
-			low[i] = i & s ? W + i - s : i;
-			high[i] = i & s ? W + i : i + s;
-		}
+	for (s = 1; s < W; s *= 2)
 		#pragma GCC unroll 16
 		for (i = 0; i < W; i++)
-			if (!(i & s)) {
-				vec a = r[i], b = r[i + s];
-
-				r[i] = __builtin_shuffle(a, b, low);
-				r[i + s] = __builtin_shuffle(a, b, high);
-			}
-	}
+			if (!(i & s))
+				vec_exchange(&r[i], &r[i + s], s);
 }
 
 /* y[k][ldy] = x[n][ldx] transposed; both are padded to multiples of W. */
