@@ -55,7 +55,7 @@ say = $(if $(V),,@printf '  %-6s %s\n' $(1) '$(2)';)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
-.PHONY: all test check conformance bench fuzz lint deps deps-dev install clean FORCE
+.PHONY: all test programs check conformance bench fuzz lint deps deps-dev install clean FORCE
 
 all: $(TOOLS:%=$(BIN)/%)
 	@echo "built $(words $(TOOLS)) tools"
@@ -121,8 +121,10 @@ deps deps-dev:
 
 # The recursion sees the headers and programs that deps has just installed.
 test: deps
+	@$(MAKE) --no-print-directory -j"$$(nproc)" programs
 	@$(MAKE) --no-print-directory check
-check: all $(TEST_BIN) $(BUILD)/conformance
+programs: all $(TEST_BIN) $(BUILD)/conformance
+check: programs
 	@PATH="$(abspath $(BIN)):$$PATH" BUILD=$(abspath $(BUILD)) KIT=$(KIT) tests/run $(if $(T),$(T),$(TEST_BIN) tests/*.bats $(BUILD)/conformance)
 conformance: all $(BUILD)/conformance
 	@PATH="$(abspath $(BIN)):$$PATH" $(BUILD)/conformance $(KIT)

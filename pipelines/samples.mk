@@ -13,4 +13,4 @@ samples: $(SAMPLES)
 $(BUILD)/samples/%: $(BUILD)/samples/%.o $(BUILD)/samples/output.o $(LIB)
 	$(call say,LD,$@)$(CC) -o $@ $^ $(ALL_LDFLAGS) $(LIBS)
 
-check: $(SAMPLES)
+programs: $(SAMPLES)
