@@ -6,6 +6,7 @@
 #   make english DATA=dolly.jsonl TEACHER=dir STUDENT=dir    an experiment: see pipelines/*.mk
 #   make conformance   hold the tools to a kit of reference values; KIT=dir names another kit
 #   make bench         speed against the machine's ceilings (tests/bench/README.md)
+#   make soak          judge COUNT=10000 programs in a row: nothing may be left, nothing may grow
 #   make fuzz          fuzz every parser of foreign bytes, TIME=600 seconds each
 #   make lint          mandoc, shellcheck, cppcheck, and a clang build without warnings
 #   make install       PREFIX=/usr/local DESTDIR=
@@ -55,7 +56,7 @@ say = $(if $(V),,@printf '  %-6s %s\n' $(1) '$(2)';)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
-.PHONY: all test programs check conformance bench fuzz lint deps deps-dev install clean FORCE
+.PHONY: all test programs check conformance bench soak fuzz lint deps deps-dev install clean FORCE
 
 all: $(TOOLS:%=$(BIN)/%)
 	@echo "built $(words $(TOOLS)) tools"
@@ -132,6 +133,10 @@ conformance: all $(BUILD)/conformance
 bench: all $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*.c))
 	@PATH="$(abspath $(BIN)):$$PATH" BUILD=$(abspath $(BUILD)) tests/bench/run
 
+COUNT ?= 10000
+soak: all
+	@PATH="$(abspath $(BIN)):$$PATH" tests/soak $(COUNT)
+
 # Every parser of foreign bytes under libFuzzer with the sanitizers, TIME seconds each.
 TIME ?= 600
 fuzz: deps-dev
@@ -144,7 +149,7 @@ $(BUILD)/%: $(BUILD)/tests/fuzz/%.o $(LIB)
 # cppcheck stumbles over some C11, takes logs of 0 for errors, and loses sight of arrays that loops fill.
 lint: deps-dev
 	mandoc -T lint -W warning man/*.[0-9]
-	shellcheck tests/run tests/bench/run tests/fuzz/run tests/*.bash pipelines/table .ci/run
+	shellcheck tests/run tests/soak tests/hostile/stream tests/bench/run tests/fuzz/run tests/*.bash pipelines/table .ci/run
 	cppcheck -q --std=c11 --error-exitcode=1 --library=tests/cppcheck.cfg --enable=warning \
 		$(addprefix --suppress=,internalAstError invalidFunctionArg uninitvar) -I. lib bin kernels samples tests
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/clang BIN=$(BUILD)/clang/bin CC=clang CFLAGS='-O1 -Werror' all

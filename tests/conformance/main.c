@@ -36,7 +36,7 @@ static const struct kind {
 	{ "sampling", kind_sampling, 1 },
 	{ "philox", kind_philox, 0 },
 	{ "seq_logprob", kind_seq_logprob, 1 },
-	{ "reward", NULL, 0 },
+	{ "reward", kind_reward, 0 },
 	{ "grpo", NULL, 0 },
 	{ "minillm", NULL, 0 },
 	{ "minillm_logits", NULL, 0 },

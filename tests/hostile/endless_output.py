@@ -1,0 +1,5 @@
+# prints without end
+# earns 0
+import os
+while True:
+    os.write(1, b"y\n" * 32768)

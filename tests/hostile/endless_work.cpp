@@ -1,0 +1,3 @@
+// never ends
+// earns 0
+int main() { for (volatile int i = 0;; i = i + 1) ; }

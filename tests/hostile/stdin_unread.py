@@ -1,0 +1,3 @@
+# does not read a large input
+# earns 1
+print("harmless")
