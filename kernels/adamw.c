@@ -5,8 +5,8 @@
  *   w -= lr decay w;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
  *   w -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
  *
- * The master of a bf16 weight is cut in two, (w << 16) + lo with lo in [-2^15, 2^15): the weight is the
- * master rounded to nearest, and no bit of it is stored twice.
+ * The master of a bf16 weight is cut in two, (w << 16) + lo with lo in [-2^15, 2^15): the weight is
+ * the master rounded to nearest, and no bit of it is stored twice.
  */
 #include <math.h>
 #include <string.h>

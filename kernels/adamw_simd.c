@@ -50,13 +50,15 @@ update(void *w, enum dtype type, int16_t *lo, float *m, float *v, float *g, size
 	const vec scale = vec_set((float)h->scale), eps = vec_set((float)h->eps);
 	const vec beta1 = vec_set((float)h->beta1), rest1 = vec_set((float)(1 - h->beta1));
 	const vec beta2 = vec_set((float)h->beta2), rest2 = vec_set((float)(1 - h->beta2));
-	const vec decay = vec_set((float)(-h->lr * h->decay)), rate = vec_set((float)(h->lr / h->correction1));
+	const vec decay = vec_set((float)(-h->lr * h->decay)),
+	    rate = vec_set((float)(h->lr / h->correction1));
 	const vec root2 = vec_set((float)(1 / sqrt(h->correction2)));
 	size_t i;
 
 	for (i = from; i < to; i += W) {
 		int n = to - i < W ? (int)(to - i) : W;
-		vec grad = scale * vec_get_n(g, DT_F32, i, n), weight = master_get(w, type, lo, i, n);
+		vec grad = scale * vec_get_n(g, DT_F32, i, n),
+		    weight = master_get(w, type, lo, i, n);
 		vec mean = vec_fma(rest1, grad, beta1 * vec_get_n(m, DT_F32, i, n));
 		vec square = vec_fma(rest2, grad * grad, beta2 * vec_get_n(v, DT_F32, i, n));
 

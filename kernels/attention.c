@@ -59,16 +59,19 @@ score(const void *qkv, enum dtype type, const struct heads *h, int i, int j, int
 	return h->scale * dot(qkv, place(h, i, head).q, type, qkv, place(h, j, head).k, type, h->d);
 }
 
+/* Of n scores, one at least. */
 static double
 log_sum_exp(const double *s, int n)
 {
-	double max = -INFINITY, sum = 0;
+	double max = s[0], sum = 0;
 	int j;
 
-	for (j = 0; j < n; j++)
+	for (j = 1; j < n; j++)
 		max = fmax(max, s[j]);
-	for (j = 0; j < n; j++)
+	j = 0;
+	do
 		sum += exp(s[j] - max);
+	while (++j < n);
 	return max + log(sum);
 }
 
@@ -93,23 +96,25 @@ attention_ref(void *out, float *lse, const void *qkv, enum dtype type, const str
 			for (j = 0; j < n; j++) {
 				s[j] = exp(s[j] - whole);
 				if (!keep_all(drop))
-					s[j] *= keep_factor(drop, keep_attention(i, h->heads, head) + j);
+					s[j] *= keep_factor(drop,
+					    keep_attention(i, h->heads, head) + j);
 			}
 			for (c = 0; c < h->d; c++) {
 				double sum = 0;
 
 				for (j = 0; j < n; j++)
-					sum += s[j] * value_get(qkv, type, place(h, first + j, head).v + c);
+					sum += s[j] *
+					    value_get(qkv, type, place(h, first + j, head).v + c);
 				value_put(out, type, at + c, sum);
 			}
 		}
 	free(s);
 }
 
-/* Add what row i of `head` gives to the gradients of its query and of all keys and values it sees. */
+/* Add what row i of `head` gives to the gradients of its query and of all it sees. */
 static void
-row_backward(double *grad, const void *dout, const void *out, double lse, const void *qkv, enum dtype type,
-    const struct heads *h, const struct dropout *drop, int i, int first, int head)
+row_backward(double *grad, const void *dout, const void *out, double lse, const void *qkv,
+    enum dtype type, const struct heads *h, const struct dropout *drop, int i, int first, int head)
 {
 	size_t at = ((size_t)i * h->heads + head) * h->d;
 	double delta = dot(dout, at, type, out, at, type, h->d);
@@ -132,8 +137,9 @@ row_backward(double *grad, const void *dout, const void *out, double lse, const 
 }
 
 void
-attention_backward_ref(void *dqkv, const void *dout, const void *out, const float *lse, const void *qkv,
-    enum dtype type, const struct ragged *seq, const struct heads *h, const struct dropout *drop)
+attention_backward_ref(void *dqkv, const void *dout, const void *out, const float *lse,
+    const void *qkv, enum dtype type, const struct ragged *seq, const struct heads *h,
+    const struct dropout *drop)
 {
 	size_t at, n = (size_t)seq->m * width(h);
 	double *grad = mem_zero(n, sizeof *grad);
@@ -141,16 +147,16 @@ attention_backward_ref(void *dqkv, const void *dout, const void *out, const floa
 
 	for (i = 0; i < seq->m; i++)
 		for (head = 0; head < h->heads; head++)
-			row_backward(grad, dout, out, lse[(size_t)i * h->heads + head], qkv, type, h, drop,
-			    i, i - seq->positions[i], head);
+			row_backward(grad, dout, out, lse[(size_t)i * h->heads + head], qkv, type,
+			    h, drop, i, i - seq->positions[i], head);
 	for (at = 0; at < n; at++)
 		value_put(dqkv, type, at, grad[at]);
 	free(grad);
 }
 
 void
-kv_store_ref(struct kv *kv, int layer, const void *qkv, enum dtype type, const int *page, const int *place,
-    int m, const struct heads *h)
+kv_store_ref(struct kv *kv, int layer, const void *qkv, enum dtype type, const int *page,
+    const int *place, int m, const struct heads *h)
 {
 	int i, values, head, c;
 
@@ -163,7 +169,8 @@ kv_store_ref(struct kv *kv, int layer, const void *qkv, enum dtype type, const i
 				to += (size_t)(place[i] % KV_PAGE) * h->d;
 				from += (size_t)(h->heads + values * h->kv_heads + head) * h->d;
 				for (c = 0; c < h->d; c++)
-					value_put(kv->data, kv->type, to + c, value_get(qkv, type, from + c));
+					value_put(kv->data, kv->type, to + c,
+					    value_get(qkv, type, from + c));
 			}
 }
 
@@ -184,17 +191,20 @@ attention_paged_ref(void *out, const void *qkv, enum dtype type, const struct kv
 				size_t key = page_at(kv, layer, pages[j / KV_PAGE], 0, kv_head);
 
 				key += (size_t)(j % KV_PAGE) * h->d;
-				s[j] = h->scale * dot(qkv, place(h, i, head).q, type, kv->data, key, kv->type, h->d);
+				s[j] = h->scale * dot(qkv, place(h, i, head).q, type,
+				    kv->data, key, kv->type, h->d);
 			}
 			whole = log_sum_exp(s, n);
 			for (c = 0; c < h->d; c++) {
 				double sum = 0;
 
 				for (j = 0; j < n; j++) {
-					size_t value = page_at(kv, layer, pages[j / KV_PAGE], 1, kv_head);
+					size_t value =
+					    page_at(kv, layer, pages[j / KV_PAGE], 1, kv_head);
 
 					value += (size_t)(j % KV_PAGE) * h->d + c;
-					sum += exp(s[j] - whole) * value_get(kv->data, kv->type, value);
+					sum += exp(s[j] - whole) *
+					    value_get(kv->data, kv->type, value);
 				}
 				value_put(out, type, ((size_t)i * h->heads + head) * h->d + c, sum);
 			}

@@ -2,11 +2,12 @@
 /*
  * attention_simd - products of small f32 tiles, and a softmax that is corrected block by block
  *
- * Keys come in blocks of KEYS that begin at position 0 of the sequence, whoever asks. The forward's unit of
- * work is a slab: some positions of one key head, by all query heads that read it. A row of a slab is
- * computed in the order of its keys, by the same operations alone or among others; so a page table gives the
- * same bits as the packed sequence. The backward's unit is one head of a sequence, key block by key block;
- * gradients of keys that several heads read are added afterwards, in the order of heads.
+ * Keys come in blocks of KEYS that begin at position 0 of the sequence, whoever asks. The forward's
+ * unit of work is a slab: some positions of one key head, by all query heads that read it. A row of
+ * a slab is computed in the order of its keys, by the same operations alone or among others; so a
+ * page table gives the same bits as the packed sequence. The backward's unit is one head of a
+ * sequence, key block by key block; gradients of keys that several heads read are added afterwards,
+ * in the order of heads.
  */
 #include <float.h>
 #include <math.h>
@@ -22,7 +23,8 @@
 
 enum {
 	KEYS = 2 * KV_PAGE,	/* of a block */
-	SLAB = 96,		/* rows of a slab, about */
+	SLAB = 192,		/* rows of a slab, about */
+	FAR = 8,		/* a probability is e^8 at most before it is divided by their sum */
 };
 
 /* Queries and what has been found out about them so far; keys and values of one block. */
@@ -67,7 +69,7 @@ slab_open(struct slab *t, int rows, int d)
 
 	t->d = d;
 	t->wide = padded(d);
-	p = floats((size_t)rows * (2 * t->wide + KEYS + 3) + 3 * (size_t)KEYS * t->wide);
+	p = floats((size_t)rows * (2 * t->wide + KEYS + 2) + 3 * (size_t)KEYS * t->wide);
 	t->q = p;
 	t->o = t->q + (size_t)rows * t->wide;
 	t->keys = t->o + (size_t)rows * t->wide;
@@ -76,13 +78,14 @@ slab_open(struct slab *t, int rows, int d)
 	t->s = t->values + (size_t)KEYS * t->wide;
 	t->max = t->s + (size_t)rows * KEYS;
 	t->sum = t->max + rows;
-	t->limit = (int *)(t->sum + rows);
+	t->limit = mem_alloc((size_t)rows * sizeof *t->limit);
 }
 
 static void
 slab_close(struct slab *t)
 {
 	free(t->q);
+	free(t->limit);
 }
 
 /* d numbers from element i on, times scale, padded with zeros. */
@@ -125,7 +128,8 @@ save(void *y, enum dtype type, size_t i, const float *x, int d, float scale)
 
 /* Row r of the slab reads the query at element i and sees `limit` keys. */
 static void
-slab_query(struct slab *t, int r, const void *qkv, enum dtype type, size_t i, float scale, int limit)
+slab_query(struct slab *t, int r, const void *qkv, enum dtype type, size_t i, float scale,
+    int limit)
 {
 	load(t->q + (size_t)r * t->wide, qkv, type, i, t->d, scale);
 	memset(t->o + (size_t)r * t->wide, 0, (size_t)t->wide * sizeof *t->o);
@@ -134,29 +138,58 @@ slab_query(struct slab *t, int r, const void *qkv, enum dtype type, size_t i, fl
 	t->limit[r] = limit;
 }
 
-/* Scores of a row to probabilities, relative to its maximum so far; n of them count. */
-static void
-row_softmax(float *s, int n, float *max, float *sum, float *o, int wide)
+/* Probabilities of n <= W scores; what is beyond is zero. */
+INLINE vec
+probabilities(float *s, float max, int n)
 {
-	vec largest = vec_set(-FLT_MAX), lanes = vec_set(0);
-	float new, factor;
+	vec p = vec_first(vec_exp(vec_load(s) - max), n, 0);
+
+	vec_store(s, p);
+	return p;
+}
+
+INLINE float
+largest_score(const float *s, int n)
+{
+	vec max = vec_set(-FLT_MAX);
 	int j;
 
-	for (j = 0; j < n; j += W)
-		largest = vec_max(vec_first(vec_load(s + j), n - j, -FLT_MAX), largest);
-	new = vec_largest(largest);
-	new = new > *max ? new : *max;
-	for (j = 0; j < n; j += W) {
-		vec p = vec_first(vec_exp(vec_load(s + j) - new), n - j, 0);
+	for (j = 0; j + W <= n; j += W)
+		max = vec_max(vec_load(s + j), max);
+	if (j < n)
+		max = vec_max(vec_first(vec_load(s + j), n - j, -FLT_MAX), max);
+	return vec_largest(max);
+}
 
-		vec_store(s + j, p);
-		lanes += p;
+/*
+ * Scores of a row to probabilities relative to a maximum that is renewed only when it is far off:
+ * what has been added up is then scaled, which is rare. n of the scores count, the others up to
+ * `wide` become zero.
+ */
+static void
+row_softmax(float *s, int n, int wide, float *max, float *sum, vec *o, int vectors)
+{
+	float new = largest_score(s, n);
+	vec lanes = vec_set(0);
+	int j;
+
+	if (!(new <= *max + FAR)) {
+		float factor = expf(*max - new);
+
+		*max = new;
+		*sum *= factor;
+		for (j = 0; j < vectors; j++)
+			o[j] *= factor;
 	}
-	factor = *max == new ? 1 : expf(*max - new);
-	*sum = *sum * factor + vec_sum(lanes);
-	*max = new;
-	for (j = 0; factor != 1 && j < wide; j += W)
-		vec_store(o + j, vec_load(o + j) * factor);
+	for (j = 0; j + W <= n; j += W)
+		lanes += probabilities(s + j, *max, W);
+	if (j < n) {
+		lanes += probabilities(s + j, *max, n - j);
+		j += W;
+	}
+	*sum += vec_sum(lanes);
+	for (; j < wide; j += W)
+		vec_store(s + j, vec_set(0));
 }
 
 /* Every row attends the n keys of the loaded block, which begins at position `start`. */
@@ -173,10 +206,8 @@ slab_attend(struct slab *t, int start, int n, const struct dropout *drop, const 
 
 		seen = t->limit[r] - start < n ? t->limit[r] - start : n;
 		seen = seen > 0 ? seen : 0;
-		if (seen)
-			row_softmax(s, seen, &t->max[r], &t->sum[r], t->o + (size_t)r * t->wide, t->wide);
-		for (j = padded(seen); j < wide; j += W)
-			vec_store(s + j, vec_set(0));
+		row_softmax(s, seen, wide, &t->max[r], &t->sum[r],
+		    (vec *)(t->o + (size_t)r * t->wide), t->wide / W);
 		if (drop) {
 			keep_factors(factors, numbers[r] + start, seen, drop);
 			for (j = 0; j < seen; j += W)
@@ -214,17 +245,20 @@ struct forward {
 
 /* Rows first .. first + n - 1 of a sequence that begins at row `base`, all heads of kv_head. */
 static void
-forward_slab(const struct forward *f, struct slab *t, uint64_t *numbers, int base, int first, int n, int kv_head)
+forward_slab(const struct forward *f, struct slab *t, uint64_t *numbers, int base, int first, int n,
+    int kv_head)
 {
 	const struct heads *h = f->h;
 	int group = h->heads / h->kv_heads, r, j, start, count, end = first + n - base;
-	size_t wide = width(h), k = (size_t)(h->heads + kv_head) * h->d, v = k + (size_t)h->kv_heads * h->d;
+	size_t wide = width(h), k = (size_t)(h->heads + kv_head) * h->d,
+	    v = k + (size_t)h->kv_heads * h->d;
 
 	t->rows = n * group;
 	for (r = 0; r < t->rows; r++) {
 		int row = first + r / group, head = kv_head * group + r % group;
 
-		slab_query(t, r, f->qkv, f->type, row * wide + (size_t)head * h->d, h->scale, row - base + 1);
+		slab_query(t, r, f->qkv, f->type, row * wide + (size_t)head * h->d, h->scale,
+		    row - base + 1);
 		numbers[r] = keep_attention(row, h->heads, head);
 	}
 	for (start = 0; start < end; start += KEYS) {
@@ -275,72 +309,111 @@ FN(attention)(void *out, float *lse, const void *qkv, enum dtype type, const str
 	}
 }
 
+/* What a call of the paged forward is about. */
+struct paged {
+	void *out;
+	const void *qkv;
+	enum dtype type;
+	const struct kv *kv;
+	int layer;
+	const int *tables;
+	int ntables;
+	const int *length;
+	const struct heads *h;
+};
+
+/* Keys start .. start + n - 1 of the sequence of row i. */
+static void
+paged_load(const struct paged *f, struct slab *t, int i, int kv_head, int start, int n)
+{
+	const int *pages = f->tables + (size_t)i * f->ntables;
+	int j, d = f->h->d;
+
+	for (j = 0; j < n; j++) {
+		int page = pages[(start + j) / KV_PAGE];
+		size_t key = page_at(f->kv, f->layer, page, 0, kv_head);
+		size_t value = page_at(f->kv, f->layer, page, 1, kv_head);
+		size_t place = (size_t)(j % KV_PAGE) * d, to = (size_t)j * t->wide;
+
+		load(t->keys + to, f->kv->data, f->kv->type, key + place, d, 1);
+		load(t->values + to, f->kv->data, f->kv->type, value + place, d, 1);
+	}
+	slab_pad(t, n);
+}
+
+/* Row i, all heads of kv_head. */
+static void
+paged_slab(const struct paged *f, struct slab *t, int i, int kv_head)
+{
+	const struct heads *h = f->h;
+	int r, start, n, length = f->length[i], first = kv_head * t->rows;
+
+	for (r = 0; r < t->rows; r++)
+		slab_query(t, r, f->qkv, f->type, i * width(h) + (size_t)(first + r) * h->d,
+		    h->scale, length);
+	for (start = 0; start < length; start += KEYS) {
+		n = length - start < KEYS ? length - start : KEYS;
+		paged_load(f, t, i, kv_head, start, n);
+		slab_attend(t, start, n, NULL, NULL);
+	}
+	for (r = 0; r < t->rows; r++)
+		slab_finish(t, r, f->out, f->type, ((size_t)i * h->heads + first + r) * h->d);
+}
+
 void
 FN(attention_paged)(void *out, const void *qkv, enum dtype type, const struct kv *kv, int layer,
     const int *tables, int ntables, const int *length, int m, const struct heads *h)
 {
-	int group = h->heads / h->kv_heads;
-	size_t wide = width(h);
+	const struct paged f = { out, qkv, type, kv, layer, tables, ntables, length, h };
 
 	#pragma omp parallel
 	{
 		struct slab t;
-		int i, kv_head, r, j, start;
+		int i, kv_head;
 
-		slab_open(&t, group, h->d);
-		t.rows = group;
+		t.rows = h->heads / h->kv_heads;
+		slab_open(&t, t.rows, h->d);
 		#pragma omp for schedule(dynamic) collapse(2)
 		for (i = 0; i < m; i++)
-			for (kv_head = 0; kv_head < h->kv_heads; kv_head++) {
-				for (r = 0; r < group; r++)
-					slab_query(&t, r, qkv, type, i * wide + (size_t)(kv_head * group + r) * h->d,
-					    h->scale, length[i]);
-				for (start = 0; start < length[i]; start += KEYS) {
-					int n = length[i] - start < KEYS ? length[i] - start : KEYS;
-
-					for (j = 0; j < n; j++) {
-						int page = tables[(size_t)i * ntables + (start + j) / KV_PAGE];
-						size_t at = (size_t)(j % KV_PAGE) * h->d;
-
-						load(t.keys + (size_t)j * t.wide, kv->data, kv->type,
-						    page_at(kv, layer, page, 0, kv_head) + at, h->d, 1);
-						load(t.values + (size_t)j * t.wide, kv->data, kv->type,
-						    page_at(kv, layer, page, 1, kv_head) + at, h->d, 1);
-					}
-					slab_pad(&t, n);
-					slab_attend(&t, start, n, NULL, NULL);
-				}
-				for (r = 0; r < group; r++)
-					slab_finish(&t, r, out, type,
-					    ((size_t)i * h->heads + kv_head * group + r) * h->d);
-			}
+			for (kv_head = 0; kv_head < h->kv_heads; kv_head++)
+				paged_slab(&f, &t, i, kv_head);
 		slab_close(&t);
 	}
 }
 
+/* The d numbers at `from` of x to `to` of y. */
+static void
+head_copy(void *y, enum dtype ytype, size_t to, const void *x, enum dtype xtype, size_t from, int d)
+{
+	float part[256];
+	int c, n;
+
+	for (c = 0; c < d; c += n) {
+		n = d - c < 256 ? d - c : 256;
+		load(part, x, xtype, from + c, n, 1);
+		save(y, ytype, to + c, part, n, 1);
+	}
+}
+
 void
-FN(kv_store)(struct kv *kv, int layer, const void *qkv, enum dtype type, const int *page, const int *place,
-    int m, const struct heads *h)
+FN(kv_store)(struct kv *kv, int layer, const void *qkv, enum dtype type, const int *page,
+    const int *place, int m, const struct heads *h)
 {
 	int i;
 
 	#pragma omp parallel for schedule(static) if ((size_t)m * h->kv_heads * h->d > 1 << 13)
 	for (i = 0; i < m; i++) {
-		float row[1024];
-		int values, head, c, n;
+		int values, head;
 
 		for (values = 0; values < 2; values++)
-			for (head = 0; head < h->kv_heads; head++)
-				for (c = 0; c < h->d; c += n) {
-					size_t to = page_at(kv, layer, page[i], values, head) + c;
-					size_t from = i * width(h) + c;
+			for (head = 0; head < h->kv_heads; head++) {
+				size_t to = page_at(kv, layer, page[i], values, head);
+				int source = h->heads + values * h->kv_heads + head;
 
-					n = h->d - c < 1024 ? h->d - c : 1024;
-					to += (size_t)(place[i] % KV_PAGE) * h->d;
-					from += (size_t)(h->heads + values * h->kv_heads + head) * h->d;
-					load(row, qkv, type, from, n, 1);
-					save(kv->data, kv->type, to, row, n, 1);
-				}
+				to += (size_t)(place[i] % KV_PAGE) * h->d;
+				head_copy(kv->data, kv->type, to, qkv, type,
+				    i * width(h) + (size_t)source * h->d, h->d);
+			}
 	}
 }
 
@@ -398,10 +471,12 @@ head_load(struct head *t, const struct backward *b)
 	int i, c;
 
 	for (i = 0; i < t->n; i++) {
-		size_t row = (size_t)(t->base + i), at = (row * h->heads + t->head) * h->d, place = (size_t)i * t->wide;
+		size_t row = (size_t)(t->base + i), at = (row * h->heads + t->head) * h->d,
+		    place = (size_t)i * t->wide;
 		vec sum = vec_set(0);
 
-		load(t->q + place, b->qkv, b->type, row * width(h) + (size_t)t->head * h->d, h->d, h->scale);
+		load(t->q + place, b->qkv, b->type, row * width(h) + (size_t)t->head * h->d, h->d,
+		    h->scale);
 		load(t->dout + place, b->dout, b->type, at, h->d, 1);
 		load(out, b->out, b->type, at, h->d, 1);
 		for (c = 0; c < t->wide; c += W)
@@ -411,17 +486,31 @@ head_load(struct head *t, const struct backward *b)
 	memset(t->dq, 0, (size_t)t->n * t->wide * sizeof *t->dq);
 }
 
-/* p = exp(s - lse) and ds = p (f dout.v - delta) of rows from .. from + n - 1 and the `keys` at `start`. */
+/* p f, p = exp(s - lse), in the place of s, and p (f g - delta) in the place of g; n <= W count. */
+INLINE void
+gradients(float *s, float *g, float lse, float delta, const float *factors, int n)
+{
+	vec p = vec_first(vec_exp(vec_load(s) - lse), n, 0),
+	    f = factors ? vec_load(factors) : vec_set(1);
+
+	vec_store(g, vec_first(p * (vec_load(g) * f - delta), n, 0));
+	vec_store(s, p * f);
+}
+
+/*
+ * p = exp(s - lse) and ds = p (f dout.v - delta) of rows from .. from + n - 1 and the `keys` at
+ * `start`.
+ */
 static void
 head_scores(struct head *t, const struct backward *b, int from, int n, int start, int keys)
 {
 	float factors[KEYS + KEEP_WORDS];
 	int i, j;
 
-	tile_product(t->p, KEYS, t->q + (size_t)from * t->wide, t->wide, 1, t->keys_flipped, KEYS, n, padded(keys),
-	    t->d, 0);
-	tile_product(t->ds, KEYS, t->dout + (size_t)from * t->wide, t->wide, 1, t->values_flipped, KEYS, n,
-	    padded(keys), t->d, 0);
+	tile_product(t->p, KEYS, t->q + (size_t)from * t->wide, t->wide, 1, t->keys_flipped, KEYS,
+	    n, padded(keys), t->d, 0);
+	tile_product(t->ds, KEYS, t->dout + (size_t)from * t->wide, t->wide, 1, t->values_flipped,
+	    KEYS, n, padded(keys), t->d, 0);
 	for (i = 0; i < n; i++) {
 		float *p = t->p + (size_t)i * KEYS, *ds = t->ds + (size_t)i * KEYS;
 		size_t row = (size_t)(t->base + from + i);
@@ -429,14 +518,20 @@ head_scores(struct head *t, const struct backward *b, int from, int n, int start
 		int seen = from + i + 1 - start;
 
 		if (b->drop)
-			keep_factors(factors, keep_attention((int)row, b->h->heads, t->head) + start, keys, b->drop);
-		for (j = 0; j < keys; j += W) {
-			int left = seen - j > 0 ? seen - j : 0;
-			vec q = vec_first(vec_exp(vec_load(p + j) - lse), left, 0), g = vec_load(ds + j);
-			vec f = b->drop ? vec_load(factors + j) : vec_set(1);
-
-			vec_store(ds + j, vec_first(q * (g * f - t->delta[from + i]), left, 0));
-			vec_store(p + j, q * f);
+			keep_factors(factors,
+			    keep_attention((int)row, b->h->heads, t->head) + start, keys, b->drop);
+		seen = seen < keys ? seen : keys;
+		for (j = 0; j + W <= seen; j += W)
+			gradients(p + j, ds + j, lse, t->delta[from + i],
+			    b->drop ? factors + j : NULL, W);
+		if (j < seen) {
+			gradients(p + j, ds + j, lse, t->delta[from + i],
+			    b->drop ? factors + j : NULL, seen - j);
+			j += W;
+		}
+		for (; j < keys; j += W) {
+			vec_store(p + j, vec_set(0));
+			vec_store(ds + j, vec_set(0));
 		}
 	}
 }
@@ -456,7 +551,8 @@ head_block(struct head *t, const struct backward *b, int start)
 		size_t at = (size_t)(t->base + start + j) * wide + k;
 
 		load(t->keys + (size_t)j * t->wide, b->qkv, b->type, at, h->d, 1);
-		load(t->values + (size_t)j * t->wide, b->qkv, b->type, at + (size_t)h->kv_heads * h->d, h->d, 1);
+		load(t->values + (size_t)j * t->wide, b->qkv, b->type,
+		    at + (size_t)h->kv_heads * h->d, h->d, 1);
 	}
 	tile_transpose(t->keys_flipped, KEYS, t->keys, t->wide, KEYS, t->wide);
 	tile_transpose(t->values_flipped, KEYS, t->values, t->wide, KEYS, t->wide);
@@ -465,12 +561,12 @@ head_block(struct head *t, const struct backward *b, int start)
 	for (from = start; from < t->n; from += KEYS) {
 		n = t->n - from < KEYS ? t->n - from : KEYS;
 		head_scores(t, b, from, n, start, keys);
-		tile_product(t->dv, t->wide, t->p, 1, KEYS, t->dout + (size_t)from * t->wide, t->wide, keys, t->wide,
-		    n, 1);
-		tile_product(t->dk, t->wide, t->ds, 1, KEYS, t->q + (size_t)from * t->wide, t->wide, keys, t->wide,
-		    n, 1);
-		tile_product(t->dq + (size_t)from * t->wide, t->wide, t->ds, KEYS, 1, t->keys, t->wide, n, t->wide,
-		    keys, 1);
+		tile_product(t->dv, t->wide, t->p, 1, KEYS, t->dout + (size_t)from * t->wide,
+		    t->wide, keys, t->wide, n, 1);
+		tile_product(t->dk, t->wide, t->ds, 1, KEYS, t->q + (size_t)from * t->wide, t->wide,
+		    keys, t->wide, n, 1);
+		tile_product(t->dq + (size_t)from * t->wide, t->wide, t->ds, KEYS, 1, t->keys,
+		    t->wide, n, t->wide, keys, 1);
 	}
 	for (j = 0; j < keys; j++) {
 		size_t to = ((size_t)(t->base + start + j) * h->heads + t->head) * t->wide;
@@ -489,8 +585,8 @@ head_backward(struct head *t, const struct backward *b)
 	for (start = 0; start < t->n; start += KEYS)
 		head_block(t, b, start);
 	for (i = 0; i < t->n; i++)
-		save(b->dqkv, b->type, (size_t)(t->base + i) * width(b->h) + (size_t)t->head * b->h->d,
-		    t->dq + (size_t)i * t->wide, b->h->d, b->h->scale);
+		save(b->dqkv, b->type, (size_t)(t->base + i) * width(b->h) +
+		    (size_t)t->head * b->h->d, t->dq + (size_t)i * t->wide, b->h->d, b->h->scale);
 }
 
 /* Gradients of the keys (or values) of row i: sums over the heads that read them. */
@@ -510,8 +606,8 @@ row_join(const struct backward *b, const float *parts, float *sum, int i, int va
 				total += vec_load(part + (size_t)g * wide + c);
 			vec_store(sum + c, total);
 		}
-		save(b->dqkv, b->type, i * width(h) + (size_t)(h->heads + values * h->kv_heads + kv_head) * h->d, sum,
-		    h->d, 1);
+		save(b->dqkv, b->type, i * width(h) +
+		    (size_t)(h->heads + values * h->kv_heads + kv_head) * h->d, sum, h->d, 1);
 	}
 }
 
@@ -527,13 +623,14 @@ longest(const struct ragged *seq)
 }
 
 void
-FN(attention_backward)(void *dqkv, const void *dout, const void *out, const float *lse, const void *qkv,
-    enum dtype type, const struct ragged *seq, const struct heads *h, const struct dropout *drop)
+FN(attention_backward)(void *dqkv, const void *dout, const void *out, const float *lse,
+    const void *qkv, enum dtype type, const struct ragged *seq, const struct heads *h,
+    const struct dropout *drop)
 {
 	size_t parts = (size_t)seq->m * h->heads * padded(h->d);
 	float *space = floats(2 * parts);
-	const struct backward b = { dqkv, dout, out, lse, qkv, type, seq, h, keep_all(drop) ? NULL : drop,
-	    space, space + parts };
+	const struct backward b = { dqkv, dout, out, lse, qkv, type, seq, h,
+	    keep_all(drop) ? NULL : drop, space, space + parts };
 
 	#pragma omp parallel
 	{

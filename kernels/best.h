@@ -29,7 +29,8 @@ best_of(struct ranked *best, int k, const float *x, int v)
 		vec edge = vec_set(best[k - 1].value);
 		int end = v - j < W ? v - j : W;
 
-		if (!vec_any_less(edge, vec_first(vec_get_n(x, DT_F32, j, end), end, best[k - 1].value)))
+		if (!vec_any_less(edge, vec_first(vec_get_n(x, DT_F32, j, end), end,
+		    best[k - 1].value)))
 			continue;
 		for (i = j; i < j + end; i++)
 			if (x[i] > best[k - 1].value)

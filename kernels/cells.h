@@ -11,10 +11,12 @@
 
 #define CELLS(row) \
 	CELL(norm, row); CELL(norm_backward, row); CELL(rope, row); \
-	CELL(attention, row); CELL(attention_backward, row); CELL(kv_store, row); CELL(attention_paged, row); \
+	CELL(attention, row); CELL(attention_backward, row); \
+	CELL(kv_store, row); CELL(attention_paged, row); \
 	CELL(swiglu, row); CELL(swiglu_backward, row); CELL(gelu, row); CELL(gelu_backward, row); \
-	CELL(add, row); CELL(dropout, row); CELL(convert, row); CELL(gather, row); CELL(scatter, row); \
-	CELL(loss, row); CELL(logprob, row); CELL(sample, row); CELL(topk, row); CELL(log_softmax, row); \
+	CELL(add, row); CELL(dropout, row); CELL(convert, row); \
+	CELL(gather, row); CELL(scatter, row); CELL(loss, row); CELL(logprob, row); \
+	CELL(sample, row); CELL(topk, row); CELL(log_softmax, row); \
 	CELL(adamw, row); CELL(sum_squares, row)
 
 CELLS(ref);

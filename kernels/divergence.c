@@ -13,8 +13,9 @@
  *                                                         h = q (log q - log m - s q / m)
  *   alpha-beta       -(p^A q^B - A/(A+B) p^(A+B) - B/(A+B) q^(A+B)) / (A B)
  *                                                         h = q^B (q^A - p^A) / A
- * t is beta, s alpha, A and B alpha and beta. Limits of alpha-beta: Cichocki, Cruces and Amari (2011).
- * Sources: Hinton et al. 2015; GKD, arXiv 2306.13649; DistiLLM, 2402.03898; ABKD, 2505.04560.
+ * t is beta, s alpha, A and B alpha and beta. Limits of alpha-beta: Cichocki, Cruces and Amari
+ * (2011). Sources: Hinton et al. 2015; GKD, arXiv 2306.13649; DistiLLM, 2402.03898; ABKD,
+ * 2505.04560.
  */
 #include <math.h>
 
@@ -37,7 +38,8 @@ power(double x, double exponent)
 static double
 alpha_beta(double alpha, double beta, double a, double b, double *h)
 {
-	double s = alpha + beta, pa = power(a, alpha), qa = power(b, alpha), pb = power(a, beta), qb = power(b, beta);
+	double s = alpha + beta, pa = power(a, alpha), qa = power(b, alpha), pb = power(a, beta),
+	    qb = power(b, beta);
 	double apart = a == b ? 0 : a - b;
 
 	*h = alpha != 0 ? qb * (qa - pa) / alpha : qb > 0 ? -qb * apart : 0;
@@ -89,8 +91,8 @@ divergence_term(const struct divergence *d, double a, double b, double *h)
 }
 
 double
-divergence_bucket(const struct divergence *d, const float *logprobs, double log_tail, const double *own,
-    double rest, int k, double *h)
+divergence_bucket(const struct divergence *d, const float *logprobs, double log_tail,
+    const double *own, double rest, int k, double *h)
 {
 	double sum = 0;
 	int j;

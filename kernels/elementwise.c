@@ -21,7 +21,8 @@ dropout_ref(void *y, const void *x, enum dtype type, size_t n, const struct drop
 	size_t i;
 
 	for (i = 0; i < n; i++)
-		value_put(y, type, i, value_get(x, type, i) * (keep_all(drop) ? 1 : keep_factor(drop, i)));
+		value_put(y, type, i, value_get(x, type, i) *
+		    (keep_all(drop) ? 1 : keep_factor(drop, i)));
 }
 
 void
@@ -40,7 +41,8 @@ gather_ref(void *y, const void *x, enum dtype type, const int *rows, int m, int 
 	int i;
 
 	for (i = 0; i < m; i++)
-		memcpy((char *)y + (size_t)i * bytes, (const char *)x + (size_t)rows[i] * bytes, bytes);
+		memcpy((char *)y + (size_t)i * bytes, (const char *)x + (size_t)rows[i] * bytes,
+		    bytes);
 }
 
 void
@@ -50,5 +52,6 @@ scatter_ref(void *dx, const void *dy, enum dtype type, const int *rows, int m, i
 	int i;
 
 	for (i = 0; i < m; i++)
-		memcpy((char *)dx + (size_t)rows[i] * bytes, (const char *)dy + (size_t)i * bytes, bytes);
+		memcpy((char *)dx + (size_t)rows[i] * bytes, (const char *)dy + (size_t)i * bytes,
+		    bytes);
 }

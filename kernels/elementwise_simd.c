@@ -71,7 +71,8 @@ drop_batch(void *y, const void *x, enum dtype type, size_t from, int n, const fl
 	int i;
 
 	for (i = 0; i < n; i += W)
-		vec_put_n(y, type, from + i, vec_get_n(x, type, from + i, n - i) * vec_load(factors + i), n - i);
+		vec_put_n(y, type, from + i,
+		    vec_get_n(x, type, from + i, n - i) * vec_load(factors + i), n - i);
 }
 
 void
@@ -104,7 +105,8 @@ FN(gather)(void *y, const void *x, enum dtype type, const int *rows, int m, int 
 
 	#pragma omp parallel for schedule(static) if (m * bytes > 4 * CHUNK)
 	for (i = 0; i < m; i++)
-		memcpy((char *)y + (size_t)i * bytes, (const char *)x + (size_t)rows[i] * bytes, bytes);
+		memcpy((char *)y + (size_t)i * bytes, (const char *)x + (size_t)rows[i] * bytes,
+		    bytes);
 }
 
 void
@@ -115,5 +117,6 @@ FN(scatter)(void *dx, const void *dy, enum dtype type, const int *rows, int m, i
 
 	#pragma omp parallel for schedule(static) if (m * bytes > 4 * CHUNK)
 	for (i = 0; i < m; i++)
-		memcpy((char *)dx + (size_t)rows[i] * bytes, (const char *)dy + (size_t)i * bytes, bytes);
+		memcpy((char *)dx + (size_t)rows[i] * bytes, (const char *)dy + (size_t)i * bytes,
+		    bytes);
 }

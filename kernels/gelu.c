@@ -18,7 +18,8 @@ gelu_ref(void *y, const void *x, enum dtype type, size_t n)
 	for (i = 0; i < n; i++) {
 		double a = value_get(x, type, i);
 
-		value_put(y, type, i, 0.5 * a * (1 + tanh(sqrt(M_2_PI) * (a + 0.044715 * a * a * a))));
+		value_put(y, type, i, 0.5 * a *
+		    (1 + tanh(sqrt(M_2_PI) * (a + 0.044715 * a * a * a))));
 	}
 }
 
@@ -28,9 +29,11 @@ gelu_backward_ref(void *dx, const void *dy, const void *x, enum dtype type, size
 	size_t i;
 
 	for (i = 0; i < n; i++) {
-		double a = value_get(x, type, i), t = tanh(sqrt(M_2_PI) * (a + 0.044715 * a * a * a));
+		double a = value_get(x, type, i),
+		    t = tanh(sqrt(M_2_PI) * (a + 0.044715 * a * a * a));
 		double slope = sqrt(M_2_PI) * (1 + 3 * 0.044715 * a * a);
 
-		value_put(dx, type, i, value_get(dy, type, i) * 0.5 * (1 + t + a * (1 - t * t) * slope));
+		value_put(dx, type, i, value_get(dy, type, i) * 0.5 *
+		    (1 + t + a * (1 - t * t) * slope));
 	}
 }

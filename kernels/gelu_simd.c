@@ -2,8 +2,8 @@
 /*
  * gelu_simd - f32 in W lanes, threads over chunks
  *
- * (1 + tanh(u)) / 2 is the logistic function of 2 u, so exp is all it takes. u is clamped to |x| <= 10, where
- * the tail is below 1e-37.
+ * (1 + tanh(u)) / 2 is the logistic function of 2 u, so exp is all it takes. u is clamped to |x| <=
+ * 10, where the tail is below 1e-37.
  */
 #include "kernels/cells.h"
 #include "kernels/vmath.h"
@@ -24,31 +24,40 @@ share(vec x)
 	return vec_logistic(2 * ROOT * (x + 0.044715f * x * x * x));
 }
 
+/* n <= W elements from i on. */
 INLINE void
-forward(void *y, const void *x, enum dtype type, size_t from, size_t to)
+forward_lanes(void *y, const void *x, enum dtype type, size_t i, int n)
 {
-	size_t i;
+	vec a = vec_get_n(x, type, i, n);
 
-	for (i = from; i < to; i += W) {
-		int n = to - i < W ? (int)(to - i) : W;
-		vec a = vec_get_n(x, type, i, n);
-
-		vec_put_n(y, type, i, a * share(clamped(a)), n);
-	}
+	vec_put_n(y, type, i, a * share(clamped(a)), n);
 }
 
 INLINE void
-backward(void *dx, const void *dy, const void *x, enum dtype type, size_t from, size_t to)
+backward_lanes(void *dx, const void *dy, const void *x, enum dtype type, size_t i, int n)
 {
-	size_t i;
+	vec a = clamped(vec_get_n(x, type, i, n)), s = share(a);
+	vec slope = s + 2 * a * s * (1 - s) * ROOT * (1 + 3 * 0.044715f * a * a);
 
-	for (i = from; i < to; i += W) {
-		int n = to - i < W ? (int)(to - i) : W;
-		vec a = clamped(vec_get_n(x, type, i, n)), s = share(a);
-		vec slope = ROOT * (1 + 3 * 0.044715f * a * a);
+	vec_put_n(dx, type, i, vec_get_n(dy, type, i, n) * slope, n);
+}
 
-		vec_put_n(dx, type, i, vec_get_n(dy, type, i, n) * (s + 2 * a * s * (1 - s) * slope), n);
-	}
+INLINE void
+forward(void *y, const void *x, enum dtype type, size_t i, size_t to)
+{
+	for (; i + W <= to; i += W)
+		forward_lanes(y, x, type, i, W);
+	if (i < to)
+		forward_lanes(y, x, type, i, (int)(to - i));
+}
+
+INLINE void
+backward(void *dx, const void *dy, const void *x, enum dtype type, size_t i, size_t to)
+{
+	for (; i + W <= to; i += W)
+		backward_lanes(dx, dy, x, type, i, W);
+	if (i < to)
+		backward_lanes(dx, dy, x, type, i, (int)(to - i));
 }
 
 void

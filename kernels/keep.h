@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* keep - dropout's factor of element i: 0, or 1 / (1 - p) where its word of Philox says so (op.h) */
+/*
+ * keep - dropout's factor of element i: 0, or 1 / (1 - p) where its word of Philox says so (op.h)
+ */
 #ifndef KERNELS_KEEP_H
 #define KERNELS_KEEP_H
 

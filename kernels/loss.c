@@ -5,9 +5,10 @@
  *   loss = (1 - k) ce + k tau^2 D(p, q),  ce = -log q1(y)
  *   gradient = (1 - k) (q1 - onehot(y)) + k tau (h - q sum h)
  *
- * q1 is the student's softmax, q and p are the softmaxes of logits / tau; h: kernels/divergence.h. A top-k
- * teacher with a bucket is a distribution over k + 1 outcomes: outside the ids, h is the bucket's share by q.
- * Renormalised top-k and samples are distributions over the vocabulary that are zero elsewhere.
+ * q1 is the student's softmax, q and p are the softmaxes of logits / tau; h: kernels/divergence.h.
+ * A top-k teacher with a bucket is a distribution over k + 1 outcomes: outside the ids, h is the
+ * bucket's share by q. Renormalised top-k and samples are distributions over the vocabulary that
+ * are zero elsewhere.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -81,8 +82,8 @@ bucket(struct row *r, const struct teacher_rows *t, const struct divergence *d, 
 	}
 	for (j = 0; j < v; j++)
 		rest += r->h[j];
-	sum = divergence_bucket(d, t->logprobs + (size_t)i * t->k, t->log_tail[i], r->own, log(rest), t->k,
-	    r->few);
+	sum = divergence_bucket(d, t->logprobs + (size_t)i * t->k, t->log_tail[i], r->own,
+	    rest > 0 ? log(rest) : -INFINITY, t->k, r->few);
 	for (j = 0; j < v; j++)
 		r->h[j] *= rest > 0 ? r->few[t->k] / rest : 0;
 	for (j = 0; j < t->k; j++)
@@ -112,7 +113,8 @@ loss_ref(float *logits, size_t ld, const int *targets, const struct teacher_rows
 	int plain = d->kind == LOSS_CE || !t || t->form == TEACHER_NONE, i, j;
 	double k = plain ? 0 : d->kd_ratio, tau = plain ? 1 : d->tau;
 	double *space = mem_alloc(((size_t)v * 6 + 2) * sizeof *space);
-	struct row r = { space, space + v, space + 2 * v, space + 3 * v, space + 4 * v, space + 5 * v + 1 };
+	struct row r = { space, space + v, space + 2 * v, space + 3 * v, space + 4 * v,
+	    space + 5 * v + 1 };
 
 	for (i = 0; i < m; i++) {
 		float *x = logits + (size_t)i * ld;

@@ -2,10 +2,11 @@
 /*
  * loss_simd - f32 in W lanes, sums over the vocabulary in spans that join in f64, threads over rows
  *
- * A row is read once for its softmax, once for D and, where D's gradient is q - p, written in the same pass;
- * other divergences need sum h before they can write. Teachers of few ids at tau = 1 are handled in f64 on
- * those ids, and the student's gradient is a scaled softmax elsewhere. Left to the definition: such teachers
- * with a tau or a divergence that is dense all the same, and alpha-beta near its limits, where f32 cancels.
+ * A row is read once for its softmax, once for D and, where D's gradient is q - p, written in the
+ * same pass; other divergences need sum h before they can write. Teachers of few ids at tau = 1 are
+ * handled in f64 on those ids, and the student's gradient is a scaled softmax elsewhere. Left to
+ * the definition: such teachers with a tau or a divergence that is dense all the same, and
+ * alpha-beta near its limits, where f32 cancels.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -88,7 +89,8 @@ term(enum divergence_kind kind, const struct divergence *d, vec a, vec b, vec p,
 		pb = vec_exp(d->beta * a);
 		qb = vec_exp(d->beta * b);
 		*h = qb * (qa - pa) / d->alpha;
-		return (d->alpha * pa * pb + d->beta * qa * qb - sum * pa * qb) / (d->alpha * d->beta * sum);
+		m = d->alpha * pa * pb + d->beta * qa * qb - sum * pa * qb;
+		return m / (d->alpha * d->beta * sum);
 	default:
 		*h = vec_set(0);
 		return vec_set(0);
@@ -96,8 +98,8 @@ term(enum divergence_kind kind, const struct divergence *d, vec a, vec b, vec p,
 }
 
 /*
- * How often log p and log q are counted in D when each is off by a constant: with it, the rounding of log_sum,
- * which is the same for the whole row, is taken back.
+ * How often log p and log q are counted in D when each is off by a constant: with it, the rounding
+ * of log_sum, which is the same for the whole row, is taken back.
  */
 static double
 rounding(const struct divergence *d, const struct pass *s)
@@ -122,9 +124,33 @@ rounding(const struct divergence *d, const struct pass *s)
 	}
 }
 
-/* Sum D and h over a row, write the gradient, or both at once. */
+/* What a pass over a row is for. */
+/* D and h; the gradient; with a tau that is not 1 */
+enum { SUM = 1, WRITE = 2, SOFT = 4 };
+
+/* n <= W columns from x and teacher on: adds to the sums, writes the gradient. */
 INLINE void
-row_pass(enum divergence_kind kind, int summing, int writing, int soft, float *x, const float *teacher,
+columns(enum divergence_kind kind, int what, float *x, const float *teacher,
+    const struct divergence *d, const struct pass *s, vec *d_sum, vec *h_sum, int n)
+{
+	vec z = vec_get_n(x, DT_F32, 0, n), y = (z - s->q.max) * s->q.scale;
+	vec t = (vec_get_n(teacher, DT_F32, 0, n) - s->p.max) * s->p.scale;
+	vec q = vec_exp(y) * s->q.inv_sum, p = vec_exp(t) * s->p.inv_sum, q1 = q, h;
+	vec f = term(kind, d, t - s->p.log_sum, y - s->q.log_sum, p, q, &h);
+
+	if (what & SUM) {
+		*d_sum += vec_first(f, n, 0);
+		*h_sum += vec_first(h, n, 0);
+	}
+	if (what & SOFT)
+		q1 = vec_exp(z - s->q1.max) * s->q1.inv_sum;
+	if (what & WRITE)
+		vec_put_n(x, DT_F32, 0, s->c1 * q1 + s->ck * (h - q * s->h_sum), n);
+}
+
+/* One pass over a row. Where it both sums and writes, sum h is known beforehand. */
+INLINE void
+row_pass(enum divergence_kind kind, int what, float *x, const float *teacher,
     const struct divergence *d, struct pass *s, int v)
 {
 	double d_sum = 0, h_sum = 0;
@@ -133,28 +159,17 @@ row_pass(enum divergence_kind kind, int summing, int writing, int soft, float *x
 	for (j = 0; j < v; j = end) {
 		vec d_lanes = vec_set(0), h_lanes = vec_set(0);
 
-		for (end = j + span_size(j, v); j < end; j += W) {
-			vec z = vec_get_n(x, DT_F32, j, end - j), y = (z - s->q.max) * s->q.scale;
-			vec t = (vec_get_n(teacher, DT_F32, j, end - j) - s->p.max) * s->p.scale;
-			vec q = vec_exp(y) * s->q.inv_sum, p = vec_exp(t) * s->p.inv_sum, q1 = q, h, f;
-
-			f = term(kind, d, t - s->p.log_sum, y - s->q.log_sum, p, q, &h);
-			if (summing) {
-				d_lanes += vec_first(f, end - j, 0);
-				h_lanes += vec_first(h, end - j, 0);
-			}
-			if (soft && writing)
-				q1 = vec_exp(z - s->q1.max) * s->q1.inv_sum;
-			if (writing)
-				vec_put_n(x, DT_F32, j, s->c1 * q1 + s->ck * (h - q * s->h_sum), end - j);
-		}
+		for (end = j + span_size(j, v); j + W <= end; j += W)
+			columns(kind, what, x + j, teacher + j, d, s, &d_lanes, &h_lanes, W);
+		if (j < end)
+			columns(kind, what, x + j, teacher + j, d, s, &d_lanes, &h_lanes, end - j);
 		d_sum += vec_sum(d_lanes);
 		h_sum += vec_sum(h_lanes);
 	}
-	if (summing) {
+	if (what & SUM)
 		s->d = d_sum + rounding(d, s);
-		s->h_sum = writing ? s->h_sum : (float)h_sum;
-	}
+	if ((what & (SUM | WRITE)) == SUM)
+		s->h_sum = (float)h_sum;
 }
 
 INLINE void
@@ -164,22 +179,22 @@ row_kind(enum divergence_kind kind, float *x, const float *teacher, const struct
 	if (kind == LOSS_KD || kind == LOSS_FORWARD_KL) {
 		s->h_sum = -1;
 		if (d->tau == 1)
-			row_pass(kind, 1, 1, 0, x, teacher, d, s, v);
+			row_pass(kind, SUM | WRITE, x, teacher, d, s, v);
 		else
-			row_pass(kind, 1, 1, 1, x, teacher, d, s, v);
+			row_pass(kind, SUM | WRITE | SOFT, x, teacher, d, s, v);
 	} else {
-		row_pass(kind, 1, 0, 0, x, teacher, d, s, v);
+		row_pass(kind, SUM, x, teacher, d, s, v);
 		if (d->tau == 1)
-			row_pass(kind, 0, 1, 0, x, teacher, d, s, v);
+			row_pass(kind, WRITE, x, teacher, d, s, v);
 		else
-			row_pass(kind, 0, 1, 1, x, teacher, d, s, v);
+			row_pass(kind, WRITE | SOFT, x, teacher, d, s, v);
 	}
 }
 
 /* Returns tau^2 D; the gradient lacks the target. */
 static float
-row_dense(float *x, const float *teacher, const struct divergence *d, const struct side *q1, float inv_count,
-    int v)
+row_dense(float *x, const float *teacher, const struct divergence *d, const struct side *q1,
+    float inv_count, int v)
 {
 	struct pass s = { .q1 = *q1, .q = *q1 };
 
@@ -211,7 +226,8 @@ few(double *p, const int32_t **ids, const struct teacher_rows *t, int i)
 
 	*ids = t->ids + from;
 	for (j = 0; j < n; j++)
-		sum += p[j] = t->form == TEACHER_SAMPLE ? t->counts[from + j] : exp(t->logprobs[from + j]);
+		sum += p[j] = t->form == TEACHER_SAMPLE ? t->counts[from + j] :
+		    exp(t->logprobs[from + j]);
 	for (j = 0; j < n; j++)
 		p[j] /= sum;
 	return n;
@@ -237,7 +253,10 @@ row_few(float *x, const struct teacher_rows *t, const struct divergence *d, cons
 	return (float)sum;
 }
 
-/* The ids' logits are set aside, so that what is left is the bucket. Room for 2 k + 1 numbers in `space`. */
+/*
+ * The ids' logits are set aside, so that what is left is the bucket. Room for 2 k + 1 numbers in
+ * `space`.
+ */
 static float
 row_bucket(float *x, const struct teacher_rows *t, const struct divergence *d, const struct side *q,
     float inv_count, double *space, int i, int v)
@@ -253,7 +272,8 @@ row_bucket(float *x, const struct teacher_rows *t, const struct divergence *d, c
 	}
 	outside = row_total(x, 1, v);
 	rest = log_of(q, outside.max) + log(outside.sum);
-	sum = divergence_bucket(d, t->logprobs + (size_t)i * t->k, t->log_tail[i], own, rest, t->k, h);
+	sum = divergence_bucket(d, t->logprobs + (size_t)i * t->k, t->log_tail[i], own, rest, t->k,
+	    h);
 	for (j = 0; j <= t->k; j++)
 		h_sum += h[j];
 	factor = (1 - k) - k * h_sum + (outside.sum > 0 ? k * h[t->k] / exp(rest) : 0);
@@ -317,7 +337,8 @@ FN(loss)(float *logits, size_t ld, const int *targets, const struct teacher_rows
 				row_exp(x, x, q.max, 1, inv_count * q.inv_sum, v);
 				div[i] = 0;
 			} else if (t->form == TEACHER_DENSE) {
-				div[i] = row_dense(x, t->dense + (size_t)i * t->ld, d, &q, inv_count, v);
+				div[i] = row_dense(x, t->dense + (size_t)i * t->ld, d, &q,
+				    inv_count, v);
 			} else if (t->form == TEACHER_TOPK_BUCKET) {
 				div[i] = row_bucket(x, t, d, &q, inv_count, space, i, v);
 			} else {

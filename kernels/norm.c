@@ -47,7 +47,8 @@ norm_backward_ref(void *dx, float *dw, float *db, const void *dy, const void *x,
 		double mean = stats[2 * i], r = stats[2 * i + 1], sum = 0, dot = 0;
 
 		for (j = 0; j < c; j++) {
-			double d = value_get(dy, type, row + j), n = (value_get(x, type, row + j) - mean) * r;
+			double d = value_get(dy, type, row + j),
+			    n = (value_get(x, type, row + j) - mean) * r;
 
 			dw[j] += (float)(d * n);
 			if (db)
@@ -56,7 +57,8 @@ norm_backward_ref(void *dx, float *dw, float *db, const void *dy, const void *x,
 			dot += d * w[j] * n;
 		}
 		for (j = 0; j < c; j++) {
-			double d = value_get(dy, type, row + j), n = (value_get(x, type, row + j) - mean) * r;
+			double d = value_get(dy, type, row + j),
+			    n = (value_get(x, type, row + j) - mean) * r;
 
 			value_put(dx, type, row + j,
 			    value_get(dx, type, row + j) + r * (d * w[j] - sum / c - n * dot / c));

@@ -2,8 +2,8 @@
 /*
  * norm_simd - rows in W lanes of f32, threads over rows
  *
- * The gradients of w and b are sums over rows: threads take strips of columns instead, and rows are added in
- * blocks, so that the order does not hang on the number of threads.
+ * The gradients of w and b are sums over rows: threads take strips of columns instead, and rows are
+ * added in blocks, so that the order does not hang on the number of threads.
  */
 #include <math.h>
 
@@ -17,8 +17,8 @@ enum {
 };
 
 INLINE void
-norm_row(void *y, const void *x, enum dtype type, size_t row, const float *w, const float *b, float eps,
-    float *stats, int c)
+norm_row(void *y, const void *x, enum dtype type, size_t row, const float *w, const float *b,
+    float eps, float *stats, int c)
 {
 	vec sum = vec_set(0), square = vec_set(0);
 	float mean = 0, r;
@@ -37,7 +37,8 @@ norm_row(void *y, const void *x, enum dtype type, size_t row, const float *w, co
 	r = 1 / sqrtf(vec_sum(square) / (float)c + eps);
 	for (j = 0; j < c; j += W) {
 		int n = c - j;
-		vec scaled = (vec_get_n(x, type, row + j, n) - mean) * r * vec_get_n(w, DT_F32, j, n);
+		vec scaled = (vec_get_n(x, type, row + j, n) - mean) * r *
+		    vec_get_n(w, DT_F32, j, n);
 
 		if (b)
 			scaled += vec_get_n(b, DT_F32, j, n);
@@ -88,14 +89,15 @@ dx_row(void *dx, const void *dy, const void *x, enum dtype type, size_t row, con
 		vec g = vec_get_n(dy, type, row + j, n) * vec_get_n(w, DT_F32, j, n);
 		vec z = (vec_get_n(x, type, row + j, n) - mean) * r;
 
-		vec_put_n(dx, type, row + j, vec_get_n(dx, type, row + j, n) + r * (g - shift - z * slope), n);
+		vec_put_n(dx, type, row + j,
+		    vec_get_n(dx, type, row + j, n) + r * (g - shift - z * slope), n);
 	}
 }
 
 /* Columns j .. j + n - 1 of the sums over rows. */
 INLINE void
-dw_strip(float *dw, float *db, const void *dy, const void *x, enum dtype type, const float *stats, int m,
-    int c, int j, int n)
+dw_strip(float *dw, float *db, const void *dy, const void *x, enum dtype type, const float *stats,
+    int m, int c, int j, int n)
 {
 	vec w = vec_set(0), b = vec_set(0);
 	int i, block;
@@ -108,7 +110,8 @@ dw_strip(float *dw, float *db, const void *dy, const void *x, enum dtype type, c
 			size_t at = (size_t)i * c + j;
 			vec d = vec_get_n(dy, type, at, n);
 
-			dot = vec_fma(d, (vec_get_n(x, type, at, n) - stats[2 * i]) * stats[2 * i + 1], dot);
+			dot = vec_fma(d,
+			    (vec_get_n(x, type, at, n) - stats[2 * i]) * stats[2 * i + 1], dot);
 			sum += d;
 		}
 		w += dot;
@@ -130,9 +133,11 @@ FN(norm_backward)(void *dx, float *dw, float *db, const void *dy, const void *x,
 		#pragma omp for schedule(static)
 		for (i = 0; i < m; i++) {
 			if (type == DT_BF16)
-				dx_row(dx, dy, x, DT_BF16, (size_t)i * c, w, stats + 2 * (size_t)i, db != NULL, c);
+				dx_row(dx, dy, x, DT_BF16, (size_t)i * c, w, stats + 2 * (size_t)i,
+				    db != NULL, c);
 			else
-				dx_row(dx, dy, x, DT_F32, (size_t)i * c, w, stats + 2 * (size_t)i, db != NULL, c);
+				dx_row(dx, dy, x, DT_F32, (size_t)i * c, w, stats + 2 * (size_t)i,
+				    db != NULL, c);
 		}
 		#pragma omp for schedule(static, STRIP)
 		for (j = 0; j < c; j += W) {

@@ -8,7 +8,8 @@
 static inline size_t
 page_at(const struct kv *kv, int layer, int page, int values, int kv_head)
 {
-	return ((((size_t)layer * kv->pages + page) * 2 + values) * kv->kv_heads + kv_head) * KV_PAGE * kv->d;
+	return ((((size_t)layer * kv->pages + page) * 2 + values) * kv->kv_heads + kv_head) *
+	    KV_PAGE * kv->d;
 }
 
 #endif

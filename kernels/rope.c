@@ -20,8 +20,10 @@ rope_ref(void *x, enum dtype type, const float *table, const int *positions, int
 			size_t at = (size_t)i * stride + (size_t)head * d;
 
 			for (j = 0; j < half; j++) {
-				double cosine = angle[2 * j], sine = inverse ? -angle[2 * j + 1] : angle[2 * j + 1];
-				double a = value_get(x, type, at + j), b = value_get(x, type, at + half + j);
+				double cosine = angle[2 * j],
+				    sine = inverse ? -angle[2 * j + 1] : angle[2 * j + 1];
+				double a = value_get(x, type, at + j),
+				    b = value_get(x, type, at + half + j);
 
 				value_put(x, type, at + j, a * cosine - b * sine);
 				value_put(x, type, at + half + j, a * sine + b * cosine);

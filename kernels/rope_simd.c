@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* rope_simd - W angles of a row are taken apart once and serve all of its heads; threads over rows */
+/*
+ * rope_simd - W angles of a row are taken apart once and serve all of its heads; threads over rows
+ */
 #include "kernels/cells.h"
 #include "kernels/vec.h"
 
@@ -11,7 +13,8 @@ rope_row(void *x, enum dtype type, size_t row, const float *angle, int heads, in
 	for (j = 0; j < half; j += W) {
 		int n = half - j < W ? half - j : W;
 		vec cosine, sine, first = vec_get_n(angle, DT_F32, 2 * (size_t)j, 2 * n);
-		vec second = 2 * n > W ? vec_get_n(angle, DT_F32, 2 * (size_t)j + W, 2 * n - W) : vec_set(0);
+		vec second = 2 * n > W ? vec_get_n(angle, DT_F32, 2 * (size_t)j + W, 2 * n - W) :
+		    vec_set(0);
 
 		vec_unzip(first, second, &cosine, &sine);
 		if (inverse)

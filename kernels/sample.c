@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * sample - one id from each row of logits, after temperature, top-k, top-p (Holtzman et al. 2020) and min-p
+ * sample - one id from each row of logits, after temperature, top-k, top-p (Holtzman et al. 2020)
+ * and min-p
  *
- * The filters and their order are those of Transformers' processors. Each works on the softmax of what the
- * one before left. A filter removes an id by making its logit -inf.
+ * The filters and their order are those of Transformers' processors. Each works on the softmax of
+ * what the one before left. A filter removes an id by making its logit -inf.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -79,7 +80,8 @@ draw(const double *p, double uniform, int v)
 
 /* Leaves the probabilities in p and returns the id. */
 static int
-sample_row(double *p, float *x, struct ranked *order, const struct sampling *s, float uniform, int v)
+sample_row(double *p, float *x, struct ranked *order, const struct sampling *s, float uniform,
+    int v)
 {
 	double temperature = s->temperature > 0 ? s->temperature : 1;
 	int j, best;
@@ -105,8 +107,8 @@ sample_row(double *p, float *x, struct ranked *order, const struct sampling *s, 
 }
 
 void
-sample_ref(int *ids, float *logp, float *model_logp, float *logits, size_t ld, const struct sampling *s,
-    const float *uniform, int m, int v)
+sample_ref(int *ids, float *logp, float *model_logp, float *logits, size_t ld,
+    const struct sampling *s, const float *uniform, int m, int v)
 {
 	struct ranked *order = mem_alloc((size_t)v * sizeof *order);
 	double *p = mem_alloc((size_t)v * sizeof *p);

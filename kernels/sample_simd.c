@@ -2,9 +2,9 @@
 /*
  * sample_simd - f32 in W lanes, threads over rows, no row is sorted
  *
- * The logits become numbers proportional to the probabilities at once, and filters zero some of these. Top-k
- * finds its edge in one scan. Top-p adds up probabilities by their leading bits and sorts the one bin in which
- * top_p is crossed. Sums are f64, by spans; the draw skips whole spans.
+ * The logits become numbers proportional to the probabilities at once, and filters zero some of
+ * these. Top-k finds its edge in one scan. Top-p adds up probabilities by their leading bits and
+ * sorts the one bin in which top_p is crossed. Sums are f64, by spans; the draw skips whole spans.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -16,7 +16,8 @@
 
 enum {
 	LONG = 1024,		/* top-k, beyond which sorting all is quicker */
-	BINS = 1 << 12,		/* sign, exponent and 3 bits of a probability, which is not negative */
+	BINS = 1 << 11,		/* exponent and 3 bits of a probability, which is not negative */
+	HANDS = 4,		/* that add to a bin, so that they do not wait for each other */
 };
 
 static unsigned
@@ -25,7 +26,18 @@ bin(float p)
 	uint32_t bits;
 
 	memcpy(&bits, &p, sizeof bits);
-	return bits >> 20;
+	return bits >> 20 & (BINS - 1);
+}
+
+/* The least number of bin b. */
+static float
+bin_least(unsigned b)
+{
+	uint32_t bits = b << 20;
+	float p;
+
+	memcpy(&p, &bits, sizeof p);
+	return p;
 }
 
 /* The k-th largest of x. */
@@ -78,19 +90,16 @@ mass(const float *p, int v)
 	return sum;
 }
 
-/* Of the ids in bin b, zero those that come when `before` has reached `goal`. */
+/* Of the n ids in bin b, zero those that come when `before` has reached `goal`. */
 static void
-cut_bin(float *p, unsigned b, double before, double goal, int v)
+cut_bin(float *p, unsigned b, int n, double before, double goal, int v)
 {
-	struct ranked *order;
-	int j, n = 0;
+	struct ranked *order = mem_alloc((size_t)n * sizeof *order);
+	int i, j;
 
-	for (j = 0; j < v; j++)
-		n += bin(p[j]) == b;
-	order = mem_alloc((size_t)n * sizeof *order);
-	for (n = 0, j = 0; j < v; j++)
+	for (i = 0, j = 0; i < n && j < v; j++)
 		if (bin(p[j]) == b)
-			order[n++] = (struct ranked){ p[j], j };
+			order[i++] = (struct ranked){ p[j], j };
 	qsort(order, (size_t)n, sizeof *order, ranked_compare);
 	for (j = 0; j < n; j++) {
 		if (before >= goal)
@@ -100,22 +109,36 @@ cut_bin(float *p, unsigned b, double before, double goal, int v)
 	free(order);
 }
 
-/* Keep the largest p while what came before is less than `goal`. */
+/*
+ * Keep the largest p, which sum to `sum`, while what came before is less than top_p of it. What is
+ * below the average of the mass to be removed is removed in any case.
+ */
 static void
-keep_p(float *p, double goal, int v)
+keep_p(float *p, double sum, double top_p, int v)
 {
-	double sums[BINS] = { 0 }, before = 0;
-	unsigned b = BINS - 1;
-	int j;
+	double sums[BINS][HANDS] = { 0 }, goal = top_p * sum, before = 0, next = 0;
+	int counts[BINS][HANDS] = { 0 }, b, j, i;
+	float least = (float)((sum - goal) / v / 2);
 
-	for (j = 0; j < v; j++)
-		sums[bin(p[j])] += p[j];
-	for (; b > 0 && before + sums[b] < goal; b--)
-		before += sums[b];
-	for (j = 0; j < v; j++)
-		if (bin(p[j]) < b)
-			p[j] = 0;
-	cut_bin(p, b, before, goal, v);
+	cut(p, p, least, v);
+	for (j = 0; j < v; j += W) {
+		int n = v - j < W ? v - j : W;
+
+		if (!vec_any_less(vec_set(0), vec_get_n(p, DT_F32, j, n)))
+			continue;
+		for (i = 0; i < n; i++) {
+			sums[bin(p[j + i])][i % HANDS] += p[j + i];
+			counts[bin(p[j + i])][i % HANDS]++;
+		}
+	}
+	for (b = BINS - 1; b >= 0; b--, before = next) {
+		next = before + (sums[b][0] + sums[b][1]) + (sums[b][2] + sums[b][3]);
+		if (b == 0 || next >= goal)
+			break;
+	}
+	cut(p, p, bin_least((unsigned)b), v);
+	cut_bin(p, (unsigned)b, counts[b][0] + counts[b][1] + counts[b][2] + counts[b][3], before,
+	    goal, v);
 }
 
 /* The first id at which the sum of p exceeds `goal`. */
@@ -158,14 +181,15 @@ filter(float *p, const float *x, float max, const struct sampling *s, int v)
 	if (s->top_k > 0 && s->top_k < v)
 		cut(p, x, edge_of(x, s->top_k, v), v);
 	if (s->top_p > 0 && s->top_p < 1)
-		keep_p(p, s->top_p * mass(p, v), v);
+		keep_p(p, mass(p, v), s->top_p, v);
 	if (s->min_p > 0)
 		cut(p, p, s->min_p, v);
 }
 
 /* x becomes the probabilities; p is room for v numbers. */
 static int
-sample_row(float *logp, float *model_logp, float *x, float *p, const struct sampling *s, float uniform, int v)
+sample_row(float *logp, float *model_logp, float *x, float *p, const struct sampling *s,
+    float uniform, int v)
 {
 	struct total t = row_total(x, 1, v);
 	double sum;
@@ -187,8 +211,8 @@ sample_row(float *logp, float *model_logp, float *x, float *p, const struct samp
 }
 
 void
-FN(sample)(int *ids, float *logp, float *model_logp, float *logits, size_t ld, const struct sampling *s,
-    const float *uniform, int m, int v)
+FN(sample)(int *ids, float *logp, float *model_logp, float *logits, size_t ld,
+    const struct sampling *s, const float *uniform, int m, int v)
 {
 	int i;
 
@@ -198,7 +222,8 @@ FN(sample)(int *ids, float *logp, float *model_logp, float *logits, size_t ld, c
 
 		#pragma omp for schedule(static)
 		for (i = 0; i < m; i++)
-			ids[i] = sample_row(&logp[i], &model_logp[i], logits + (size_t)i * ld, p, s, uniform[i], v);
+			ids[i] = sample_row(&logp[i], &model_logp[i], logits + (size_t)i * ld, p, s,
+			    uniform[i], v);
 		free(p);
 	}
 }

@@ -60,7 +60,8 @@ log_softmax_ref(float *logits, size_t ld, int m, int v)
 }
 
 void
-topk_ref(int32_t *ids, float *logprobs, float *log_tail, const float *logits, size_t ld, int k, int m, int v)
+topk_ref(int32_t *ids, float *logprobs, float *log_tail, const float *logits, size_t ld, int k,
+    int m, int v)
 {
 	struct ranked *order = mem_alloc((size_t)v * sizeof *order);
 	int i, j;

@@ -2,8 +2,8 @@
 /*
  * softmax_simd - f32 in W lanes, spans that join in f64, threads over rows
  *
- * The k best are kept in order while the row is scanned; a row of many ids is rarely touched. Lists too long
- * for that are left to the definition.
+ * The k best are kept in order while the row is scanned; a row of many ids is rarely touched. Lists
+ * too long for that are left to the definition.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -28,7 +28,8 @@ mean_exponent(const float *x, const struct total *t, float scale, int v)
 		for (end = j + span_size(j, v); j < end; j += W) {
 			vec y = (vec_get_n(x, DT_F32, j, end - j) - t->max) * scale;
 
-			y = vec_max(vec_set(-100), y);		/* exp is 0 there, and 0 x inf is not */
+			/* exp is 0 there, and 0 x inf is not */
+			y = vec_max(vec_set(-100), y);
 			lanes += vec_first(y * vec_exp(y), end - j, 0);
 		}
 		sum += vec_sum(lanes);
@@ -65,7 +66,8 @@ FN(log_softmax)(float *logits, size_t ld, int m, int v)
 		float log_sum = (float)log(t.sum);
 
 		for (j = 0; j < v; j += W)
-			vec_put_n(x, DT_F32, j, vec_get_n(x, DT_F32, j, v - j) - t.max - log_sum, v - j);
+			vec_put_n(x, DT_F32, j, vec_get_n(x, DT_F32, j, v - j) - t.max - log_sum,
+			    v - j);
 	}
 }
 
@@ -95,7 +97,8 @@ log_rest(const float *x, const struct ranked *best, int k, double lse, int v)
 }
 
 void
-FN(topk)(int32_t *ids, float *logprobs, float *log_tail, const float *logits, size_t ld, int k, int m, int v)
+FN(topk)(int32_t *ids, float *logprobs, float *log_tail, const float *logits, size_t ld, int k,
+    int m, int v)
 {
 	int i, j;
 

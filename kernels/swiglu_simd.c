@@ -3,32 +3,46 @@
 #include "kernels/cells.h"
 #include "kernels/vmath.h"
 
+/* n <= W of the f gates at `gate`, their partners and the outputs at `at`. */
+INLINE void
+forward(void *y, const void *gu, enum dtype type, size_t gate, size_t at, int f, int n)
+{
+	vec g = vec_get_n(gu, type, gate, n), u = vec_get_n(gu, type, gate + f, n);
+
+	vec_put_n(y, type, at, g * vec_logistic(g) * u, n);
+}
+
+INLINE void
+backward(void *dgu, const void *dy, const void *gu, enum dtype type, size_t gate, size_t at, int f,
+    int n)
+{
+	vec g = vec_get_n(gu, type, gate, n), u = vec_get_n(gu, type, gate + f, n);
+	vec d = vec_get_n(dy, type, at, n), s = vec_logistic(g);
+
+	vec_put_n(dgu, type, gate, d * u * s * (1.0f + g * (1.0f - s)), n);
+	vec_put_n(dgu, type, gate + f, d * g * s, n);
+}
+
 INLINE void
 forward_row(void *y, const void *gu, enum dtype type, size_t row, int f)
 {
-	int j;
+	int j = 0;
 
-	for (j = 0; j < f; j += W) {
-		int n = f - j;
-		vec g = vec_get_n(gu, type, 2 * row + j, n), u = vec_get_n(gu, type, 2 * row + f + j, n);
-
-		vec_put_n(y, type, row + j, g * vec_logistic(g) * u, n);
-	}
+	for (; j + W <= f; j += W)
+		forward(y, gu, type, 2 * row + j, row + j, f, W);
+	if (j < f)
+		forward(y, gu, type, 2 * row + j, row + j, f, f - j);
 }
 
 INLINE void
 backward_row(void *dgu, const void *dy, const void *gu, enum dtype type, size_t row, int f)
 {
-	int j;
+	int j = 0;
 
-	for (j = 0; j < f; j += W) {
-		int n = f - j;
-		vec g = vec_get_n(gu, type, 2 * row + j, n), u = vec_get_n(gu, type, 2 * row + f + j, n);
-		vec d = vec_get_n(dy, type, row + j, n), s = vec_logistic(g);
-
-		vec_put_n(dgu, type, 2 * row + j, d * u * s * (1.0f + g * (1.0f - s)), n);
-		vec_put_n(dgu, type, 2 * row + f + j, d * g * s, n);
-	}
+	for (; j + W <= f; j += W)
+		backward(dgu, dy, gu, type, 2 * row + j, row + j, f, W);
+	if (j < f)
+		backward(dgu, dy, gu, type, 2 * row + j, row + j, f, f - j);
 }
 
 void

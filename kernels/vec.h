@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * vec - W floats at once, for files that are compiled once per machine (*_simd.c, ROW in the Makefile)
+ * vec - W floats at once, for files that are compiled once per machine (*_simd.c, ROW in the
+ * Makefile)
  *
- * + - * / work on vec and veci as on numbers; the order of every sum is therefore the one written in the
- * source, whatever the compiler and the alignment. Names with _n touch the first n elements only, n <= W,
- * and read zeros beyond. x, i, type: element i of an array of f32 or bf16.
+ * + - * / work on vec and veci as on numbers; the order of every sum is therefore the one written
+ * in the source, whatever the compiler and the alignment. Names with _n touch the first n elements
+ * only, n <= W, and read zeros beyond. x, i, type: element i of an array of f32 or bf16.
  */
 #ifndef KERNELS_VEC_H
 #define KERNELS_VEC_H
@@ -43,7 +44,8 @@ vec_from_bits(veci x)
 INLINE vec
 vec_get(const void *x, enum dtype type, size_t i)
 {
-	return type == DT_BF16 ? vec_load_bf16((const uint16_t *)x + i) : vec_load((const float *)x + i);
+	return type == DT_BF16 ? vec_load_bf16((const uint16_t *)x + i) :
+	    vec_load((const float *)x + i);
 }
 
 INLINE void
@@ -88,19 +90,6 @@ INLINE vec
 vec_first(vec x, int n, float other)
 {
 	return n >= W ? x : vec_blend(vec_set(other), x, n);
-}
-
-/* The largest lane; NaN lanes lose. */
-INLINE float
-vec_largest(vec x)
-{
-	float lanes[W], max;
-	int i;
-
-	vec_store(lanes, x);
-	for (max = lanes[0], i = 1; i < W; i++)
-		max = lanes[i] > max ? lanes[i] : max;
-	return max;
 }
 
 #endif

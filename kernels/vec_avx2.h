@@ -66,7 +66,7 @@ INLINE vec vec_fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE vec vec_max(vec a, vec b) { return _mm256_max_ps(a, b); }	/* b where either is NaN */
 INLINE vec vec_min(vec a, vec b) { return _mm256_min_ps(a, b); }
 INLINE vec vec_sqrt(vec x) { return _mm256_sqrt_ps(x); }
-INLINE vec vec_round(vec x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+INLINE vec vec_inverse(vec x) { return 1.0f / x; }
 
 /* a < b ? yes : no */
 INLINE vec
@@ -81,13 +81,13 @@ vec_any_less(vec a, vec b)
 	return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)) != 0;
 }
 
-/* x 2^n, n whole, the result a normal number */
-INLINE vec
-vec_scale(vec x, vec n)
+INLINE float
+vec_largest(vec x)
 {
-	__m256i bits = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
+	__m128 v = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
 
-	return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), bits));
+	v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+	return _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)));
 }
 
 INLINE float
@@ -102,7 +102,8 @@ vec_sum(vec x)
 INLINE double
 vec_sum_squares(vec x)
 {
-	__m256d a = _mm256_cvtps_pd(_mm256_castps256_ps128(x)), b = _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1));
+	__m256d a = _mm256_cvtps_pd(_mm256_castps256_ps128(x)),
+	    b = _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1));
 	__m256d s = _mm256_fmadd_pd(a, a, _mm256_mul_pd(b, b));
 	__m128d v = _mm_add_pd(_mm256_castpd256_pd128(s), _mm256_extractf128_pd(s, 1));
 
@@ -113,12 +114,14 @@ vec_sum_squares(vec x)
 INLINE void
 vec_unzip(vec a, vec b, vec *even, vec *odd)
 {
-	__m256d e = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88)), o = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xdd));
+	__m256d e = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88)),
+	    o = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xdd));
 
 	*even = _mm256_castpd_ps(_mm256_permute4x64_pd(e, 0xd8));
 	*odd = _mm256_castpd_ps(_mm256_permute4x64_pd(o, 0xd8));
 }
 
+/* Lanes l with l & s: a's change places with those s before them in b. */
 INLINE void
 vec_exchange(vec *a, vec *b, int s)
 {
@@ -135,5 +138,22 @@ vec_exchange(vec *a, vec *b, int s)
 INLINE vecu vecu_multiply(vecu a, vecu b) { return _mm256_mul_epu32(a, b); }
 INLINE vecu vecu_high(vecu x) { return _mm256_srli_epi64(x, 32); }
 INLINE vecu vecu_set(uint64_t x) { return _mm256_set1_epi64x((long long)x); }
+
+/* The low halves of a and b, as one number each, a below b. */
+INLINE vecu
+vecu_join(vecu a, vecu b)
+{
+	return _mm256_or_si256(_mm256_and_si256(a, vecu_set(0xffffffff)), _mm256_slli_epi64(b, 32));
+}
+
+/* a[0], b[0], a[1], b[1], ... */
+INLINE void
+vecu_zip(void *x, vecu a, vecu b)
+{
+	__m256i even = _mm256_unpacklo_epi64(a, b), odd = _mm256_unpackhi_epi64(a, b);
+
+	_mm256_storeu_si256(x, _mm256_permute2x128_si256(even, odd, 0x20));
+	_mm256_storeu_si256((__m256i *)x + 1, _mm256_permute2x128_si256(even, odd, 0x31));
+}
 
 #endif

@@ -59,7 +59,18 @@ INLINE vec vec_fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE vec vec_max(vec a, vec b) { return _mm512_max_ps(a, b); }	/* b where either is NaN */
 INLINE vec vec_min(vec a, vec b) { return _mm512_min_ps(a, b); }
 INLINE vec vec_sqrt(vec x) { return _mm512_sqrt_ps(x); }
-INLINE vec vec_round(vec x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT); }
+
+/*
+ * 1 / x within 1.5 units in the last place, of ordinary numbers; an eighth of the time of a
+ * division
+ */
+INLINE vec
+vec_inverse(vec x)
+{
+	vec r = _mm512_rcp14_ps(x);
+
+	return vec_fma(r, _mm512_fnmadd_ps(x, r, vec_set(1)), r);
+}
 
 /* a < b ? yes : no */
 INLINE vec
@@ -74,8 +85,7 @@ vec_any_less(vec a, vec b)
 	return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ) != 0;
 }
 
-/* x 2^n, n whole, the result a normal number */
-INLINE vec vec_scale(vec x, vec n) { return _mm512_scalef_ps(x, n); }
+INLINE float vec_largest(vec x) { return _mm512_reduce_max_ps(x); }
 
 INLINE float
 vec_sum(vec x)
@@ -90,7 +100,8 @@ vec_sum(vec x)
 INLINE double
 vec_sum_squares(vec x)
 {
-	__m512d a = _mm512_cvtps_pd(_mm512_castps512_ps256(x)), b = _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1));
+	__m512d a = _mm512_cvtps_pd(_mm512_castps512_ps256(x)),
+	    b = _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1));
 
 	return _mm512_reduce_add_pd(_mm512_fmadd_pd(a, a, _mm512_mul_pd(b, b)));
 }
@@ -99,19 +110,23 @@ vec_sum_squares(vec x)
 INLINE void
 vec_unzip(vec a, vec b, vec *even, vec *odd)
 {
-	const __m512i e = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+	const __m512i e =
+	    _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
 
 	*even = _mm512_permutex2var_ps(a, e, b);
 	*odd = _mm512_permutex2var_ps(a, _mm512_add_epi32(e, _mm512_set1_epi32(1)), b);
 }
 
+/* Lanes l with l & s: a's change places with those s before them in b. */
 INLINE void
 vec_exchange(vec *a, vec *b, int s)
 {
 	const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
 	__mmask16 odd = _mm512_test_epi32_mask(lane, _mm512_set1_epi32(s));
-	vec x = _mm512_permutex2var_ps(*a, _mm512_mask_add_epi32(lane, odd, lane, _mm512_set1_epi32(W - s)), *b);
-	__m512i from = _mm512_mask_add_epi32(_mm512_add_epi32(lane, _mm512_set1_epi32(s)), odd, lane, _mm512_set1_epi32(W));
+	vec x = _mm512_permutex2var_ps(*a,
+	    _mm512_mask_add_epi32(lane, odd, lane, _mm512_set1_epi32(W - s)), *b);
+	__m512i from = _mm512_mask_add_epi32(_mm512_add_epi32(lane, _mm512_set1_epi32(s)), odd,
+	    lane, _mm512_set1_epi32(W));
 
 	*b = _mm512_permutex2var_ps(*a, from, *b);
 	*a = x;
@@ -121,5 +136,23 @@ vec_exchange(vec *a, vec *b, int s)
 INLINE vecu vecu_multiply(vecu a, vecu b) { return _mm512_mul_epu32(a, b); }
 INLINE vecu vecu_high(vecu x) { return _mm512_srli_epi64(x, 32); }
 INLINE vecu vecu_set(uint64_t x) { return _mm512_set1_epi64((long long)x); }
+
+/* The low halves of a and b, as one number each, a below b. */
+INLINE vecu
+vecu_join(vecu a, vecu b)
+{
+	return _mm512_or_si512(_mm512_and_si512(a, vecu_set(0xffffffff)), _mm512_slli_epi64(b, 32));
+}
+
+/* a[0], b[0], a[1], b[1], ... */
+INLINE void
+vecu_zip(void *x, vecu a, vecu b)
+{
+	const __m512i first = _mm512_set_epi64(11, 3, 10, 2, 9, 1, 8, 0);
+	const __m512i second = _mm512_add_epi64(first, vecu_set(4));
+
+	_mm512_storeu_si512(x, _mm512_permutex2var_epi64(a, first, b));
+	_mm512_storeu_si512((char *)x + sizeof a, _mm512_permutex2var_epi64(a, second, b));
+}
 
 #endif

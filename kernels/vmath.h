@@ -2,8 +2,9 @@
 /*
  * vmath - exp, log and the logistic function of vectors
  *
- * vec_exp: within 1.1 units in the last place; 0 below -87.33 (where the result would be denormal), infinite
- * above 88.72, NaN for NaN. vec_log: within 0.8 units, of positive normal numbers. Coefficients: Cephes (Moshier).
+ * vec_exp: within 1.1 units in the last place; 0 below -87.33 (where the result would be denormal),
+ * exp(88.37) above that, NaN for NaN. vec_log: within 0.8 units, of positive normal numbers.
+ * Coefficients: Cephes (Moshier).
  */
 #ifndef KERNELS_VMATH_H
 #define KERNELS_VMATH_H
@@ -15,21 +16,21 @@
 INLINE vec
 vec_exp(vec x)
 {
-	const vec low = vec_set(-87.33654f), high = vec_set(88.72283f);
+	const vec low = vec_set(-87.33654f), high = vec_set(88.37626f), magic = vec_set(0x1.8p23f);
 	vec y = vec_min(high, vec_max(low, x));
-	vec n = vec_round(y * 1.44269504f);
+	vec t = vec_fma(y, vec_set(1.44269504f), magic);	/* its low bits are the exponent */
+	vec n = t - magic, p = vec_set(1.9875691500e-4f);
 	vec r = vec_fma(n, vec_set(2.12194440e-4f), vec_fma(n, vec_set(-0.693359375f), y));
-	vec p = vec_set(1.9875691500e-4f);
 
 	p = vec_fma(p, r, vec_set(1.3981999507e-3f));
 	p = vec_fma(p, r, vec_set(8.3334519073e-3f));
 	p = vec_fma(p, r, vec_set(4.1665795894e-2f));
 	p = vec_fma(p, r, vec_set(1.6666665459e-1f));
 	p = vec_fma(p, r, vec_set(5.0000001201e-1f));
-	p = vec_fma(p, r * r, r) + 1.0f;
-	p = vec_scale(p, n);
-	p = vec_less(x, low, vec_set(0), p);
-	return vec_less(high, x, vec_set(INFINITY), p);
+	p = vec_fma(p, r, vec_set(1));
+	p = vec_fma(p, r, vec_set(1));
+	p *= vec_from_bits((vec_bits(t) << 23) + 0x3f800000);
+	return vec_less(x, low, vec_set(0), p);
 }
 
 INLINE vec
@@ -56,7 +57,7 @@ vec_log(vec x)
 INLINE vec
 vec_logistic(vec x)
 {
-	return 1.0f / (1.0f + vec_exp(-x));
+	return vec_inverse(1.0f + vec_exp(-x));
 }
 
 #endif

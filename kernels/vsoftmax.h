@@ -2,8 +2,8 @@
 /*
  * vsoftmax - maxima and sums of exponentials over a vocabulary
  *
- * A row is taken in spans of SPAN: f32 lanes inside a span, f64 between them. One pass over memory gives both
- * the maximum and the sum.
+ * A row is taken in spans of SPAN: f32 lanes inside a span, f64 between them. One pass over memory
+ * gives both the maximum and the sum.
  */
 #ifndef KERNELS_VSOFTMAX_H
 #define KERNELS_VSOFTMAX_H
@@ -97,10 +97,13 @@ row_total(const float *x, float scale, int v)
 INLINE void
 row_exp(float *y, const float *x, float max, float scale, float factor, int v)
 {
-	int j;
+	int j = 0;
 
-	for (j = 0; j < v; j += W)
-		vec_put_n(y, DT_F32, j, factor * vec_exp((vec_get_n(x, DT_F32, j, v - j) - max) * scale), v - j);
+	for (; j + W <= v; j += W)
+		vec_store(y + j, factor * vec_exp((vec_load(x + j) - max) * scale));
+	if (j < v)
+		vec_store_n(y + j, factor * vec_exp((vec_load_n(x + j, v - j) - max) * scale),
+		    v - j);
 }
 
 #endif

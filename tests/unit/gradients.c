@@ -2,8 +2,9 @@
 /*
  * gradients - the backward passes of the definitions against finite differences
  *
- * Each operation is written down here once more, in double and from its formula. With random weights on its
- * outputs it is a number L; (L(x + e) - L(x - e)) / 2e is compared with what the backward returns.
+ * Each operation is written down here once more, in double and from its formula. With random
+ * weights on its outputs it is a number L; (L(x + e) - L(x - e)) / 2e is compared with what the
+ * backward returns.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -83,20 +84,24 @@ norm(void)
 		for (j = 0; j < C; j++)
 			square += (x[i * C + j] - mean) * (x[i * C + j] - mean) / C;
 		for (j = 0; j < C; j++)
-			y[i * C + j] = (x[i * C + j] - mean) / sqrt(square + 1e-5) * w[j] + (centred ? b[j] : 0);
+			y[i * C + j] = (x[i * C + j] - mean) / sqrt(square + 1e-5) * w[j] +
+			    (centred ? b[j] : 0);
 	}
 }
 
 static void
 test_norm(void)
 {
-	float stats[2 * ROWS], out[ROWS * C], *w = xf + ROWS * C, *b = w + C, *dw = gradient + ROWS * C;
+	float stats[2 * ROWS], out[ROWS * C], *w = xf + ROWS * C, *b = w + C,
+	    *dw = gradient + ROWS * C;
 
 	for (centred = 0; centred < 2; centred++) {
 		draw((ROWS + 2) * C, ROWS * C, 2);
 		backend_ref.norm(out, xf, DT_F32, w, centred ? b : NULL, 1e-5f, stats, ROWS, C);
-		backend_ref.norm_backward(gradient, dw, centred ? dw + C : NULL, weightsf, xf, DT_F32, w, stats, ROWS, C);
-		ok(error(norm, 0, (ROWS + 1 + centred) * C, ROWS * C) < 2e-6, "%s", centred ? "LayerNorm" : "RMSNorm");
+		backend_ref.norm_backward(gradient, dw, centred ? dw + C : NULL, weightsf, xf,
+		    DT_F32, w, stats, ROWS, C);
+		ok(error(norm, 0, (ROWS + 1 + centred) * C, ROWS * C) < 2e-6, "%s",
+		    centred ? "LayerNorm" : "RMSNorm");
 	}
 }
 
@@ -107,7 +112,8 @@ swiglu(void)
 
 	for (i = 0; i < ROWS; i++)
 		for (j = 0; j < C; j++)
-			y[i * C + j] = x[2 * i * C + j] / (1 + exp(-x[2 * i * C + j])) * x[(2 * i + 1) * C + j];
+			y[i * C + j] = x[2 * i * C + j] / (1 + exp(-x[2 * i * C + j])) *
+			    x[(2 * i + 1) * C + j];
 }
 
 static void
@@ -142,7 +148,8 @@ rope(void)
 
 	for (i = 0; i < ROWS; i++)
 		for (j = 0; j < D / 2; j++) {
-			double cosine = table[places[i] * D + 2 * j], sine = table[places[i] * D + 2 * j + 1];
+			double cosine = table[places[i] * D + 2 * j],
+			    sine = table[places[i] * D + 2 * j + 1];
 
 			y[i * D + j] = x[i * D + j] * cosine - x[i * D + D / 2 + j] * sine;
 			y[i * D + D / 2 + j] = x[i * D + j] * sine + x[i * D + D / 2 + j] * cosine;
@@ -173,7 +180,8 @@ static double
 keep(int row, int head, int column)
 {
 	uint64_t i = ((uint64_t)row * HEADS + head) * (1 << 20) + column;
-	uint32_t counter[4] = { (uint32_t)(i / 4), (uint32_t)(i / 4 >> 32), drop.stream, 0 }, words[4];
+	uint32_t counter[4] = { (uint32_t)(i / 4), (uint32_t)(i / 4 >> 32), drop.stream, 0 },
+	    words[4];
 	uint32_t key[2] = { (uint32_t)drop.seed, (uint32_t)(drop.seed >> 32) };
 
 	philox(words, counter, key);
@@ -192,7 +200,8 @@ attention(void)
 
 			for (j = first; j <= i; j++) {
 				for (s[j] = 0, c = 0; c < D; c++)
-					s[j] += x[i * WIDTH + head * D + c] * x[j * WIDTH + (HEADS + group) * D + c];
+					s[j] += x[i * WIDTH + head * D + c] *
+					    x[j * WIDTH + (HEADS + group) * D + c];
 				sum += s[j] = exp(heads.scale * s[j]);
 			}
 			for (c = 0; c < D; c++)
@@ -212,12 +221,16 @@ test_attention(void)
 	for (drop.p = 0; drop.p < 0.5f; drop.p += 0.3f) {
 		draw(M * WIDTH, M * HEADS * D, 1.5);
 		backend_ref.attention(out, lse, xf, DT_F32, &seq, &heads, &drop);
-		backend_ref.attention_backward(gradient, weightsf, out, lse, xf, DT_F32, &seq, &heads, &drop);
-		ok(error(attention, 0, M * WIDTH, M * HEADS * D) < 2e-6, "attention, dropout %g", drop.p);
+		backend_ref.attention_backward(gradient, weightsf, out, lse, xf, DT_F32, &seq,
+		    &heads, &drop);
+		ok(error(attention, 0, M * WIDTH, M * HEADS * D) < 2e-6, "attention, dropout %g",
+		    drop.p);
 	}
 }
 
-/* loss = (1 - k) ce + k tau^2 D over v of the logits; p and q spelled out, no logarithm is saved. */
+/*
+ * loss = (1 - k) ce + k tau^2 D over v of the logits; p and q spelled out, no logarithm is saved.
+ */
 enum { V = 11, K = 4 };
 static struct divergence divergence;
 static double teacher[V];		/* probabilities at tau */
@@ -283,7 +296,8 @@ static void
 test_loss(const char *name, struct divergence d)
 {
 	float dense[V], log_tail, logprobs[K], ce, div;
-	struct teacher_rows t = { .form = bucket ? TEACHER_TOPK_BUCKET : TEACHER_DENSE, .dense = dense, .ld = V,
+	struct teacher_rows t = { .form = bucket ? TEACHER_TOPK_BUCKET : TEACHER_DENSE,
+	    .dense = dense, .ld = V,
 		.ids = ids, .logprobs = logprobs, .log_tail = &log_tail, .k = K };
 	double z[V];
 	int j;
@@ -306,7 +320,8 @@ test_loss(const char *name, struct divergence d)
 	memcpy(gradient, xf, sizeof gradient);
 	backend_ref.loss(gradient, V, &target, &t, &divergence, weightsf[0], &ce, &div, 1, V);
 	loss();
-	ok(error(loss, 0, V, 1) < 2e-6 && fabs((1 - d.kd_ratio) * ce + d.kd_ratio * div - y[0]) < 2e-6 * (1 + fabs(y[0])),
+	ok(error(loss, 0, V, 1) < 2e-6 &&
+	    fabs((1 - d.kd_ratio) * ce + d.kd_ratio * div - y[0]) < 2e-6 * (1 + fabs(y[0])),
 	    "%s%s, tau %g, ratio %g", name, bucket ? " with a bucket" : "", d.tau, d.kd_ratio);
 }
 
@@ -324,9 +339,11 @@ main(void)
 		test_loss("reverse KL", (struct divergence){ LOSS_REVERSE_KL, 0.7f, 1.5f, 0, 0 });
 		test_loss("JSD", (struct divergence){ LOSS_JSD, 1, 2, 0, 0.3f });
 		test_loss("skew KL", (struct divergence){ LOSS_SKEW_KL, 1, 1, 0.2f, 0 });
-		test_loss("skew reverse KL", (struct divergence){ LOSS_SKEW_RKL, 0.5f, 1, 0.2f, 0 });
+		test_loss("skew reverse KL",
+		    (struct divergence){ LOSS_SKEW_RKL, 0.5f, 1, 0.2f, 0 });
 		test_loss("alpha-beta", (struct divergence){ LOSS_ALPHA_BETA, 1, 2, 0.2f, 0.7f });
-		test_loss("alpha-beta", (struct divergence){ LOSS_ALPHA_BETA, 0.5f, 1, -0.5f, 1.5f });
+		test_loss("alpha-beta", (struct divergence){ LOSS_ALPHA_BETA, 0.5f, 1, -0.5f,
+		    1.5f });
 	}
 	return done();
 }
