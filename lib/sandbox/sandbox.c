@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -430,15 +431,21 @@ follow(struct run *r)
 		;
 }
 
-/* Nothing of the run is left but its result. */
+/*
+ * Nothing of the run is left but its result. Bubblewrap may end before the sandbox's first process, which
+ * then is our child, and ends when all others have.
+ */
 static void
 finish(struct run *r)
 {
+	siginfo_t info;
 	int status;
 
 	while (waitpid(r->pid, &status, 0) < 0)
 		if (errno != EINTR)
 			die("cannot wait for a sandbox:");
+	while (r->first >= 0 && waitid(P_PIDFD, (id_t)r->first, &info, WEXITED) < 0 && errno == EINTR)
+		;
 	r->result->status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 	r->result->seconds = now() - (r->started > 0 ? r->started : r->forked);
 	shut(&r->out[0]);
@@ -459,6 +466,8 @@ run_job(const struct sandbox_job *job, struct sandbox_result *result, char *why)
 
 	result->end = SANDBOX_ENDED;
 	result->output.n = result->errors.n = 0;
+	if (prctl(PR_SET_CHILD_SUBREAPER, 1))
+		die("cannot wait for the processes of a sandbox:");
 	prepare(&r);
 	start(&r);
 	follow(&r);
