@@ -586,17 +586,20 @@ block_group(const struct block *k, int col, int col_end)
 	}
 }
 
+/* Columns are packed a few rows of x at a time for all strips: they lie far apart, and each line serves many. */
 static void
 block_pack(const struct block *k)
 {
-	int s;
+	const struct product *p = k->p;
+	int step = p->pack_rows == pack_across ? LANES : k->word_end - k->word, word, s;
 
-	for (s = 0; s < k->strips; s++) {
-		int row = k->row + s * k->strip;
+	for (word = k->word; word < k->word_end; word += step)
+		for (s = 0; s < k->strips; s++) {
+			int row = k->row + s * k->strip;
 
-		k->p->pack_rows(k->a + (size_t)s * (size_t)k->length * ROWS, k->p, row, min(k->strip, k->row_end - row),
-		    k->word, k->word_end - k->word);
-	}
+			p->pack_rows(k->a + ((size_t)s * (size_t)k->length + (size_t)(word - k->word)) * ROWS, p, row,
+			    min(k->strip, k->row_end - row), word, min(step, k->word_end - word));
+		}
 }
 
 static void
