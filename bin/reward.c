@@ -337,7 +337,8 @@ int
 main(int argc, const char **argv)
 {
 	struct judging j = { .nrewards = 0 };
-	char *model = NULL, *output = NULL, why[REASON_MAX];
+	static char *model, *output;	/* popt's, up to the end */
+	char why[REASON_MAX];
 	const char *path = NULL;
 	int explains = 0, i;
 	struct common common;

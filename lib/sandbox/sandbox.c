@@ -246,6 +246,16 @@ limit_all(const struct sandbox_job *job)
 	limit(RLIMIT_MSGQUEUE, 0);
 }
 
+/* Without stdio, which may want memory. */
+_Noreturn static void
+give_up(const char *what)
+{
+	char text[200];
+	int n = snprintf(text, sizeof text, "%s: %s\n", what, strerror(errno));
+
+	_exit(write(2, text, (size_t)n) == n ? 1 : 2);
+}
+
 /* In the child, which may use only what is safe in signal handlers. */
 _Noreturn static void
 become_bwrap(const struct run *r)
@@ -266,13 +276,10 @@ become_bwrap(const struct run *r)
 	for (i = 0; i < r->nopen; i++)
 		fcntl(r->open[i], F_SETFD, 0);
 	if (!geteuid() && (syscall(SYS_setgroups, 0, NULL) || syscall(SYS_setresgid, NOBODY, NOBODY, NOBODY) ||
-	    syscall(SYS_setresuid, NOBODY, NOBODY, NOBODY))) {
-		dprintf(2, "root cannot become nobody: %s\n", strerror(errno));
-		_exit(1);
-	}
+	    syscall(SYS_setresuid, NOBODY, NOBODY, NOBODY)))
+		give_up("root cannot become nobody");
 	execvpe("bwrap", (char *const *)(uintptr_t)r->argv, (char *const *)(uintptr_t)environment);
-	dprintf(2, "cannot run bwrap: %s\n", strerror(errno));
-	_exit(1);
+	give_up("cannot run bwrap");
 }
 
 static void
