@@ -59,6 +59,7 @@ say = $(if $(V),,@printf '  %-6s %s\n' $(1) '$(2)';)
 .PHONY: all test programs check conformance bench soak fuzz lint deps deps-dev install clean FORCE
 
 all: $(TOOLS:%=$(BIN)/%)
+	@[ -e $(BIN)/../templates ] || ln -s $(CURDIR)/templates $(BIN)/../templates
 	@echo "built $(words $(TOOLS)) tools"
 
 # Stamps change only when their text does: a new flag or a lost object rebuilds what it touches.
