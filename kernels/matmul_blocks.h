@@ -176,8 +176,8 @@ tile_halves(float *c, const uint32_t *a, const uint32_t *b, int words, int carry
 	}
 }
 
-/* A lone row is packed without gaps. */
-#define LONE(rows) ((rows) == 1 ? 1 : ROWS)
+typedef void tile_function(float *c, const uint32_t *a, const uint32_t *b, int words, int carry,
+    const struct ahead *next);
 #define TILES_OF(n) \
 	static void \
 	tile_##n(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, const struct ahead *next) \
@@ -188,24 +188,28 @@ tile_halves(float *c, const uint32_t *a, const uint32_t *b, int words, int carry
 			tile(c, a, b, words, carry, NULL, n, ROWS); \
 	} \
 	static void \
-	narrow_##n(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, const struct ahead *next) \
-	{ \
-		tile(c, a, b, words, carry, next, n, LONE(n)); \
-	} \
-	static void \
 	halves_##n(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, const struct ahead *next) \
 	{ \
-		tile_halves(c, a, b, words, carry, next, n, LONE(n)); \
+		tile_halves(c, a, b, words, carry, next, n, ROWS); \
 	}
 EACH_ROWS(TILES_OF)
-typedef void tile_function(float *c, const uint32_t *a, const uint32_t *b, int words, int carry,
-    const struct ahead *next);
 #define TILE_NAME(n) [n] = tile_##n,
-#define NARROW_NAME(n) [n] = narrow_##n,
 #define HALVES_NAME(n) [n] = halves_##n,
 static tile_function *const tiles[] = { EACH_ROWS(TILE_NAME) };
-static tile_function *const tiles_narrow[] = { EACH_ROWS(NARROW_NAME) };
 static tile_function *const tiles_halves[] = { EACH_ROWS(HALVES_NAME) };
+
+/* A row that is alone is packed without gaps; not so a single one that is left of several strips. */
+static void
+lone(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, const struct ahead *next)
+{
+	tile(c, a, b, words, carry, next, 1, 1);
+}
+
+static void
+lone_halves(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, const struct ahead *next)
+{
+	tile_halves(c, a, b, words, carry, next, 1, 1);
+}
 
 /* Packing activations */
 
@@ -659,10 +663,11 @@ narrow_panel(const struct product *p, const uint32_t *a, int strip, int col)
 			int rows = min(strip, p->rows - row), s = row / strip;
 			struct ahead ahead = { next + (size_t)s * size * sizeof *b / (size_t)strips,
 			    PANEL * sizeof *b / (size_t)strips };
+			tile_function *f = p->rows == 1 ? halves ? lone_halves : lone :
+			    (halves ? tiles_halves : tiles)[rows];
 
-			(halves ? tiles_halves : tiles_narrow)[rows](c + row * PANEL,
-			    a + (size_t)s * strip_words(p) + (size_t)word * (p->rows == 1 ? 1 : ROWS), b, words, word > 0,
-			    &ahead);
+			f(c + row * PANEL, a + (size_t)s * strip_words(p) + (size_t)word * (p->rows == 1 ? 1 : ROWS), b, words,
+			    word > 0, &ahead);
 		}
 		b += size;
 	}
