@@ -1,25 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 #include <inttypes.h>
 #include <stdio.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "lib/base/clock.h"
 #include "lib/base/die.h"
 #include "lib/base/progress.h"
-
-static double
-now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 void
 progress_start(struct progress *p, const char *what, int quiet)
 {
-	*p = (struct progress){ .quiet = quiet, .what = what, .started = now() };
+	*p = (struct progress){ .quiet = quiet, .what = what, .started = clock_now() };
 	p->shown = p->started;
 }
 
@@ -44,7 +35,7 @@ progress_add(struct progress *p, uint64_t count, uint64_t tokens)
 	p->tokens += tokens;
 	if (p->quiet)
 		return;
-	time = now();
+	time = clock_now();
 	if (time - p->shown >= (isatty(STDERR_FILENO) ? 1 : 30))
 		show(p, time, "\033[K");
 }
@@ -53,5 +44,5 @@ void
 progress_end(struct progress *p)
 {
 	if (!p->quiet)
-		show(p, now(), "\033[K\n");
+		show(p, clock_now(), "\033[K\n");
 }

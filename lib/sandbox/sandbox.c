@@ -21,9 +21,9 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "lib/base/clock.h"
 #include "lib/base/die.h"
 #include "lib/sandbox/filter.h"
 #include "lib/sandbox/sandbox.h"
@@ -87,15 +87,6 @@ struct run {
 	double forked, started;
 	int killed;
 };
-
-static double
-now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void
 shut(int *fd)
@@ -287,7 +278,7 @@ start(struct run *r)
 {
 	int i;
 
-	r->forked = now();
+	r->forked = clock_now();
 	r->pid = fork();
 	if (r->pid < 0)
 		die("cannot fork:");
@@ -376,7 +367,7 @@ take_report(struct run *r)
 		r->first = (int)syscall(SYS_pidfd_open, pid, 0);
 	if (r->started > 0 || !strstr(said, START))
 		return;
-	r->started = now();
+	r->started = clock_now();
 	r->result->errors.n = 0;
 	snprintf(path, sizeof path, "/proc/%d/root", pid);
 	r->root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -388,11 +379,11 @@ static void
 check_limits(struct run *r)
 {
 	const struct sandbox_job *job = r->job;
-	double elapsed = now() - r->started;
+	double elapsed = clock_now() - r->started;
 	struct tree t = { .cpu = 0 };
 
 	if (!(r->started > 0)) {
-		if (now() - r->forked > START_SECONDS)
+		if (clock_now() - r->forked > START_SECONDS)
 			stop(r, SANDBOX_TIME);
 		return;
 	}
@@ -411,7 +402,7 @@ wait_a_little(struct run *r)
 {
 	struct pollfd fds[] = { { r->bwrap, POLLIN, 0 }, { r->out[0], POLLIN, 0 }, { r->err[0], POLLIN, 0 },
 	    { r->report[0], POLLIN, 0 } };
-	double left = r->started > 0 ? 1e3 * (r->started + r->job->seconds - now()) : TICK;
+	double left = r->started > 0 ? 1e3 * (r->started + r->job->seconds - clock_now()) : TICK;
 
 	if (poll(fds, 4, left > 0 && left < TICK ? (int)left + 1 : TICK) < 0 && errno != EINTR)
 		die("cannot wait for a sandbox:");
@@ -429,9 +420,9 @@ follow(struct run *r)
 		take_report(r);
 		take_output(r);
 		take_errors(r);
-		if (!ended && now() - looked >= 1e-3 * TICK / 2) {
+		if (!ended && clock_now() - looked >= 1e-3 * TICK / 2) {
 			check_limits(r);
-			looked = now();
+			looked = clock_now();
 		}
 	} while (!ended);
 	while (take_output(r) || take_errors(r))
@@ -454,7 +445,7 @@ finish(struct run *r)
 	while (r->first >= 0 && waitid(P_PIDFD, (id_t)r->first, &info, WEXITED) < 0 && errno == EINTR)
 		;
 	r->result->status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-	r->result->seconds = now() - (r->started > 0 ? r->started : r->forked);
+	r->result->seconds = clock_now() - (r->started > 0 ? r->started : r->forked);
 	shut(&r->out[0]);
 	shut(&r->err[0]);
 	shut(&r->report[0]);

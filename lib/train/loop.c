@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "lib/base/clock.h"
 #include "lib/base/die.h"
 #include "lib/base/mem.h"
 #include "lib/train/loop.h"
@@ -40,15 +40,6 @@ static void
 on_signal(int signal)
 {
 	stopped = signal;
-}
-
-static double
-now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 static size_t
@@ -183,7 +174,7 @@ static void
 say(struct loop *l, double loss, double lr, double rate)
 {
 	int terminal = isatty(STDERR_FILENO);
-	double time = now();
+	double time = clock_now();
 	long done = l->at.step - l->first, left = l->schedule.steps - l->at.step;
 	long eta = (long)((time - l->started) / (double)done * (double)left);
 
@@ -224,13 +215,13 @@ static int
 step(struct loop *l)
 {
 	struct sums sums = { 0 };
-	double lr = schedule_lr(&l->schedule, l->at.step), begin = now(), seconds, norm = 0;
+	double lr = schedule_lr(&l->schedule, l->at.step), begin = clock_now(), seconds, norm = 0;
 
 	if (!accumulate(l, &sums))
 		return 0;
 	if (sums.targets)
 		norm = update(l, &sums, lr);
-	seconds = now() - begin;
+	seconds = clock_now() - begin;
 	l->at.step++;
 	l->at.tokens += sums.tokens;
 	l->at.targets += sums.targets;
@@ -293,7 +284,7 @@ save(struct loop *l)
 {
 	rundir_save_model(&l->run, l->model, "model", l->recipe->save_type);
 	rundir_save_state(&l->run, &l->optimizer, &l->at);
-	l->saved = now();
+	l->saved = clock_now();
 }
 
 static int
@@ -301,7 +292,7 @@ due(const struct loop *l)
 {
 	int every = l->recipe->save_every;
 
-	return every ? l->at.step % every == 0 : now() - l->saved > SAVE_SECONDS;
+	return every ? l->at.step % every == 0 : clock_now() - l->saved > SAVE_SECONDS;
 }
 
 static int
@@ -315,7 +306,7 @@ steps(struct loop *l)
 {
 	long end = l->schedule.steps;
 
-	l->started = l->saved = l->said = now();
+	l->started = l->saved = l->said = clock_now();
 	l->first = l->at.step;
 	while ((!end || l->at.step < end) && step(l)) {
 		if (dev_due(l))
