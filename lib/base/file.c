@@ -177,11 +177,18 @@ file_directory_commit(char *part, const char *path)
 	if (!replaced && rename(part, name))
 		die("cannot rename '%s' to '%s':", part, name);
 	sync_parent(name);
-	if (replaced && remove_tree(part))
-		die("cannot remove '%s':", part);
+	if (replaced)
+		file_remove(part);
 	forget(part);
 	free(name);
 	free(part);
+}
+
+void
+file_remove(const char *path)
+{
+	if (remove_tree(path))
+		die("cannot remove '%s':", path);
 }
 
 void

@@ -27,6 +27,7 @@ char *file_directory(const char *path);		/* the name to fill; freed by file_dire
 void file_directory_commit(char *part, const char *path);
 
 void file_make_directories(const char *path);	/* mkdir -p */
+void file_remove(const char *path);		/* with all that is in it; links are not followed */
 char *file_join(const char *directory, const char *name);
 int file_exists(const char *path);
 

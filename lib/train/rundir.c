@@ -156,13 +156,48 @@ open_metrics(struct rundir *r, json_int_t size)
 	free(path);
 }
 
+/* The state where there is one, else NULL. */
+static struct safetensors *
+open_state(const struct rundir *r)
+{
+	char *path = inside(r, "state/state.safetensors"), why[REASON_MAX];
+	struct safetensors *st = NULL;
+
+	if (file_exists(path) && !(st = safetensors_open(path, why)))
+		die("%s", why);
+	free(path);
+	return st;
+}
+
+/* A new object, or NULL. */
+static json_t *
+position_read(const struct safetensors *st)
+{
+	const char *text = json_string_value(json_object_get(st->metadata, "position"));
+
+	return text ? json_loads(text, 0, NULL) : NULL;
+}
+
+long
+rundir_step(const struct rundir *r)
+{
+	struct safetensors *st = open_state(r);
+	json_t *json = st ? position_read(st) : NULL;
+	long step = (long)json_integer_value(json_object_get(json, "step"));
+
+	json_decref(json);
+	if (st)
+		safetensors_close(st);
+	return step;
+}
+
 /* Returns the size that metrics.jsonl had. */
 static json_int_t
 position_parse(const struct rundir *r, const struct safetensors *st, struct optimizer *o, struct position *p)
 {
 	json_int_t metrics, updates, step, records, dropped, tokens, targets, micro, best_step;
-	const char *text = json_string_value(json_object_get(st->metadata, "position")), *backend;
-	json_t *json = text ? json_loads(text, 0, NULL) : NULL;
+	json_t *json = position_read(st);
+	const char *backend;
 
 	if (json_unpack(json, "{ss sI sI sI sI sI sI sI sI sF sF sI sb}", "backend", &backend, "metrics", &metrics,
 	    "updates", &updates, "step", &step, "records", &records, "dropped", &dropped, "tokens", &tokens,
@@ -220,21 +255,17 @@ load_state(const struct rundir *r, const struct safetensors *st, struct optimize
 int
 rundir_resume(struct rundir *r, struct optimizer *o, struct position *p)
 {
-	char *path = inside(r, "state/state.safetensors"), why[REASON_MAX];
-	struct safetensors *st;
+	struct safetensors *st = open_state(r);
 	json_int_t metrics = 0;
-	int there = file_exists(path);
+	int there = st != NULL;
 
 	if (there) {
-		if (!(st = safetensors_open(path, why)))
-			die("%s", why);
 		metrics = position_parse(r, st, o, p);
 		if (!p->finished)
 			load_state(r, st, o);
 		safetensors_close(st);
 	}
 	open_metrics(r, metrics);
-	free(path);
 	return there;
 }
 

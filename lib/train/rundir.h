@@ -46,6 +46,8 @@ struct rundir {
  */
 void rundir_open(struct rundir *r, const char *path, const json_t *recipe);
 void rundir_close(struct rundir *r);
+/* Steps done when the state was saved; 0 where there is none. */
+long rundir_step(const struct rundir *r);
 /* Take the state up again, if there is one: position and metrics, and of an unfinished run weights and optimizer. */
 int rundir_resume(struct rundir *r, struct optimizer *o, struct position *p);
 /* Append a line. */
