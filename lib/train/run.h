@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * run - a training on its way: its directory, its optimizer, and where it stands
+ *
+ * What every training has, whatever its loss: the check of the memory before
+ * anything large is taken, the state that it goes on from, one update, a line of
+ * metrics, a word on stderr, the saves and the end.
+ */
+#ifndef TRAIN_RUN_H
+#define TRAIN_RUN_H
+
+#include "lib/train/plan.h"
+#include "lib/train/recipe.h"
+#include "lib/train/rundir.h"
+
+struct run {
+	const struct recipe *recipe;
+	int quiet;
+	struct model *model;
+	struct schedule schedule;	/* with its steps, 0 where nobody knows them */
+	struct rundir dir;
+	struct optimizer optimizer;
+	struct position at;
+	double rate;			/* tokens a second of the last step */
+	double started, saved, said;	/* times */
+	long first;			/* step that this process began with */
+};
+
+/* Say the plan, refuse it if it does not fit, make the optimizer. */
+void run_plan(struct run *r, const struct plan *plan);
+/* Enter the directory and take up where it stands; 0: at the end. */
+int run_open(struct run *r, const json_t *options);
+void run_start(struct run *r);
+void run_close(struct run *r);
+
+/*
+ * One update by the gradients, which are sums over `targets`; returns their norm before the clip. Dies where it
+ * is not finite, naming the record that the step began with.
+ */
+double run_update(struct run *r, double lr, double targets, const char *record);
+/* A step is done that took `seconds` and `tokens`. */
+void run_count(struct run *r, uint64_t tokens, uint64_t targets, double seconds);
+/* Write a step's line of metrics, taken over, with what every step has behind it; and say how it goes. */
+void run_report(struct run *r, json_t *line, double loss, double lr, double norm);
+
+/* Save model and state where that is due, or where a signal asked for the end: then it dies. */
+void run_save_due(struct run *r);
+/* Save for the last time and say what it took; `input` is what the records came from. */
+void run_finish(struct run *r, const char *input);
+
+#endif
