@@ -42,7 +42,7 @@ static const struct kind {
 	{ "minillm_logits", NULL, 0 },
 	{ "minillm_mix", NULL, 0 },
 	{ "on_policy_distillation", NULL, 0 },
-	{ "pack", NULL, 0 },
+	{ "pack", kind_pack, 0 },
 	{ "dequant", NULL, 0 },
 	{ "gptq", NULL, 0 },
 	{ "gguf", NULL, 0 },
