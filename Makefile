@@ -14,7 +14,7 @@
 #                      deps-dev also those of lint and fuzz
 #
 # V=1 shows the commands; SANITIZE=address,undefined builds with sanitizers; NVCC= builds without
-# CUDA; BUILD=dir moves the objects. Local settings go to config.mk.
+# CUDA, MPICC= without MPI; BUILD=dir moves the objects. Local settings go to config.mk.
 
 -include config.mk
 
@@ -24,12 +24,13 @@ BIN ?= bin
 CC = gcc
 CFLAGS ?= -O2 -g
 NVCC ?= $(shell command -v nvcc)
+MPICC ?= $(shell command -v mpicc)
 KIT ?= ../shared/conformance
 
 WARN = -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
 ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -I. -fopenmp -pthread $(WARN) $(CFLAGS) \
 	$(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
-ALL_LDFLAGS = -pthread $(LDFLAGS) $(if $(SANITIZE),-fsanitize=$(SANITIZE),-Wl,--gc-sections)
+ALL_LDFLAGS = -pthread -Wl,-rpath,'$$ORIGIN:$$ORIGIN/../lib/pipestill' $(LDFLAGS) $(if $(SANITIZE),-fsanitize=$(SANITIZE),-Wl,--gc-sections)
 # libgomp's archive: lib/base/threads.c must run before it does; clang has its own
 LIBGOMP := $(if $(findstring clang,$(CC)),-fopenmp,$(shell $(CC) -print-file-name=libgomp.a))
 LIBS = $(LIBGOMP) -lzstd -larchive -lpcre2-8 -lutf8proc -ljansson -lpopt -lxxhash -lm
@@ -40,8 +41,10 @@ FLAGS_avx512 = -O3 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mpre
 FLAGS_avx512bf16 = $(FLAGS_avx512) -mavx512bf16
 MACHINES = avx2 avx512
 
+# MPI stays outside of the tools, which load it when mpirun starts them: lib/train/ranks.h
+MPI := $(if $(MPICC),$(BIN)/pipestill-mpi.so)
 TOOLS := $(patsubst bin/%.c,%,$(wildcard bin/*.c))
-LIB_C := $(wildcard lib/*/*.c)
+LIB_C := $(filter-out lib/train/mpi.c,$(wildcard lib/*/*.c))
 SIMD_C := $(wildcard kernels/*_simd.c)
 KERNEL_C := $(filter-out $(SIMD_C),$(wildcard kernels/*.c))
 LIB_OBJ := $(LIB_C:%.c=$(BUILD)/%.o) $(KERNEL_C:%.c=$(BUILD)/%.o) \
@@ -58,7 +61,7 @@ say = $(if $(V),,@printf '  %-6s %s\n' $(1) '$(2)';)
 .SECONDARY:
 .PHONY: all test programs check conformance bench soak fuzz lint deps deps-dev install clean FORCE
 
-all: $(TOOLS:%=$(BIN)/%)
+all: $(TOOLS:%=$(BIN)/%) $(MPI)
 	@[ -e $(BIN)/../templates ] || ln -s $(CURDIR)/templates $(BIN)/../templates
 	@echo "built $(words $(TOOLS)) tools"
 
@@ -72,6 +75,9 @@ $(BUILD)/objects: FORCE
 $(BIN)/%: $(BUILD)/bin/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CC) -o $@ $^ $(ALL_LDFLAGS) $(LIBS)
+$(BIN)/pipestill-mpi.so: lib/train/mpi.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call say,MPICC,$<)$(MPICC) -O2 -g $(WARN) -fPIC -shared -o $@ $<
 $(LIB): $(LIB_OBJ) $(BUILD)/objects
 	$(call say,AR,$@)rm -f $@; ar rcs $@ $(LIB_OBJ)
 
@@ -159,11 +165,12 @@ install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/pipestill/templates \
 		$(addprefix $(DESTDIR)$(PREFIX)/share/man/man,1 5 7)
 	install -s $(TOOLS:%=$(BIN)/%) $(DESTDIR)$(PREFIX)/bin
+	$(if $(MPI),install -Ds -t $(DESTDIR)$(PREFIX)/lib/pipestill $(MPI))
 	install -m 644 templates/* $(DESTDIR)$(PREFIX)/share/pipestill/templates
 	for s in 1 5 7; do install -m 644 man/*.$$s $(DESTDIR)$(PREFIX)/share/man/man$$s; done
 
 clean:
-	rm -rf $(BUILD) $(TOOLS:%=$(BIN)/%)
+	rm -rf $(BUILD) $(TOOLS:%=$(BIN)/%) $(BIN)/pipestill-mpi.so
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 

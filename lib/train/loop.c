@@ -26,6 +26,9 @@ count_steps(const struct loop *l)
 	const struct recipe *r = l->run.recipe;
 	uint64_t batch = (uint64_t)r->batch;
 
+	if (!l->data.seekable && l->run.ranks.count > 1)
+		die("%s is a pipe: %d ranks need a file, of which each reads its records", stream_name(l->job->in),
+		    l->run.ranks.count);
 	if (!l->data.seekable && r->epochs > 1)
 		die("%s is a pipe, which is read once: --epochs %d needs a file", stream_name(l->job->in), r->epochs);
 	if (r->steps)
@@ -72,29 +75,42 @@ prepare(struct loop *l)
 	trainer_init(&l->trainer, l->run.model, columns, r->micro_tokens, keep, l->teacher, &job->divergence);
 }
 
+/* The next record of the step that is this rank's; what others take is passed over unread. */
+static const struct record *
+next(struct loop *l, uint64_t end)
+{
+	const struct ranks *ranks = &l->run.ranks;
+	uint64_t *at = &l->run.at.records;
+
+	for (; *at < end && l->data.next < l->data.end; (*at)++, data_take(&l->data))
+		if (ranks->count < 2 || *at % (uint64_t)ranks->count == (uint64_t)ranks->rank)
+			return data_peek(&l->data);
+	return NULL;
+}
+
 /* Fill a micro-batch from what is left of the step; 0 when nothing is. */
 static int
-fill(struct loop *l, uint64_t end)
+fill(struct loop *l, uint64_t end, struct sums *sums)
 {
 	const char *stream = stream_name(l->job->in);
 	const struct record *r;
 	struct example e;
 
 	trainer_begin(&l->trainer);
-	while (l->run.at.records < end && (r = data_peek(&l->data))) {
+	while ((r = next(l, end))) {
 		example_read(&e, r, l->job->in, l->trainer.head->columns);
 		if (e.targets && !trainer_add(&l->trainer, stream, r, &e))
 			break;
 		if (!l->oldest)
 			l->oldest = mem_string(e.id);
-		l->run.at.dropped += !e.targets;
+		sums->dropped += !e.targets;
 		l->run.at.records++;
 		data_take(&l->data);
 	}
 	return l->trainer.batch.m > 0;
 }
 
-/* All micro-batches of a step; 0 when the data is at its end. */
+/* All micro-batches of a step, of all ranks; 0 when the data is at its end. */
 static int
 accumulate(struct loop *l, struct sums *sums)
 {
@@ -104,12 +120,14 @@ accumulate(struct loop *l, struct sums *sums)
 
 	free(l->oldest);
 	l->oldest = NULL;
-	while (fill(l, end)) {
-		bad = trainer_run(&l->trainer, &r->optimizer.gradients, (uint64_t)r->recipe->seed, r->at.micro++, sums);
+	while (fill(l, end, sums)) {
+		bad = trainer_run(&l->trainer, &r->optimizer.gradients, run_seed(r),
+		    r->at.micro + (uint32_t)sums->micro++, sums);
 		if (bad)
 			die("the loss is not finite at step %ld, record '%s'; '%s' is as it was last saved",
 			    r->at.step + 1, bad, r->recipe->output);
 	}
+	run_share(r, sums);
 	return r->at.records > begin;
 }
 
@@ -234,6 +252,7 @@ loop_run(struct job *job)
 	struct loop l = { .job = job };
 
 	l.run = (struct run){ .recipe = job->recipe, .quiet = job->common->quiet, .model = job->model };
+	run_ranks(&l.run);
 	open_data(&l);
 	prepare(&l);
 	if (run_open(&l.run, job->options)) {

@@ -31,6 +31,13 @@ peak_bytes(void)
 }
 
 void
+run_ranks(struct run *r)
+{
+	ranks_open(&r->ranks);
+	r->quiet = r->quiet || r->ranks.rank;
+}
+
+void
 run_plan(struct run *r, const struct plan *plan)
 {
 	char *steps = r->schedule.steps ? mem_format("%ld steps", r->schedule.steps) : mem_string("steps");
@@ -43,15 +50,28 @@ run_plan(struct run *r, const struct plan *plan)
 	optimizer_init(&r->optimizer, r->model, &r->recipe->adamw);
 }
 
+/* The first rank makes the directory and writes it, the others then read it. */
+static void
+enter(struct run *r, const json_t *options)
+{
+	double one = 1;
+
+	if (!r->ranks.rank)
+		rundir_open(&r->dir, r->recipe->output, options);
+	ranks_add(&r->ranks, &one, 1);
+	if (r->ranks.rank)
+		rundir_watch(&r->dir, r->recipe->output);
+}
+
 int
 run_open(struct run *r, const json_t *options)
 {
-	rundir_open(&r->dir, r->recipe->output, options);
+	enter(r, options);
 	if (!rundir_resume(&r->dir, &r->optimizer, &r->at))
 		return 1;
-	if (r->at.finished)
+	if (r->at.finished && !r->ranks.rank)
 		warn("'%s' is finished", r->recipe->output);
-	else if (!r->quiet)
+	else if (!r->at.finished && !r->quiet)
 		warn("'%s' goes on after step %ld", r->recipe->output, r->at.step);
 	return !r->at.finished;
 }
@@ -73,6 +93,30 @@ run_close(struct run *r)
 	optimizer_free(&r->optimizer);
 	rundir_close(&r->dir);
 	model_free(r->model);
+	ranks_close(&r->ranks);
+}
+
+uint64_t
+run_seed(const struct run *r)
+{
+	return (uint64_t)r->recipe->seed | (uint64_t)r->ranks.rank << 32;
+}
+
+void
+run_share(struct run *r, struct sums *sums)
+{
+	double all[] = { sums->ce, sums->div, (double)sums->targets, (double)sums->tokens, (double)sums->micro,
+		(double)sums->dropped, stopped != 0 };
+	int i;
+
+	ranks_add(&r->ranks, all, sizeof all / sizeof *all);
+	*sums = (struct sums){ all[0], all[1], (uint64_t)all[2], (uint64_t)all[3], (uint64_t)all[4],
+		(uint64_t)all[5] };
+	r->at.micro += (uint32_t)sums->micro;
+	r->at.dropped += sums->dropped;
+	r->stop = all[6] > 0;
+	for (i = 0; i < r->model->nstorage && sums->targets; i++)
+		ranks_add_gradient(&r->ranks, r->model->be, r->optimizer.gradients.of[i], r->model->storage[i].n);
 }
 
 double
@@ -150,10 +194,15 @@ due(const struct run *r)
 void
 run_save_due(struct run *r)
 {
-	if (stopped || due(r))
+	/* ranks stop together, after the step in which all have heard of it */
+	int stop = r->ranks.count > 1 ? r->stop : stopped != 0;
+
+	if (stop || due(r))
 		save(r);
-	if (stopped)
-		die("stopped after step %ld; the same command goes on from there", r->at.step);
+	if (!stop)
+		return;
+	ranks_close(&r->ranks);
+	die("stopped after step %ld; the same command goes on from there", r->at.step);
 }
 
 void

@@ -10,12 +10,15 @@
 #define TRAIN_RUN_H
 
 #include "lib/train/plan.h"
+#include "lib/train/ranks.h"
 #include "lib/train/recipe.h"
 #include "lib/train/rundir.h"
 
 struct run {
 	const struct recipe *recipe;
 	int quiet;
+	struct ranks ranks;		/* zero: a training that is not shared */
+	int stop;			/* a rank was asked to */
 	struct model *model;
 	struct schedule schedule;	/* with its steps, 0 where nobody knows them */
 	struct rundir dir;
@@ -26,6 +29,8 @@ struct run {
 	long first;			/* step that this process began with */
 };
 
+/* Take part where mpirun started several processes; the first of them speaks and writes for all. */
+void run_ranks(struct run *r);
 /* Say the plan, refuse it if it does not fit, make the optimizer. */
 void run_plan(struct run *r, const struct plan *plan);
 /* Enter the directory and take up where it stands; 0: at the end. */
@@ -33,6 +38,10 @@ int run_open(struct run *r, const json_t *options);
 void run_start(struct run *r);
 void run_close(struct run *r);
 
+/* The seed of this rank's dropout. */
+uint64_t run_seed(const struct run *r);
+/* A step's sums and gradients over all ranks; what was dropped and cut is counted. */
+void run_share(struct run *r, struct sums *sums);
 /*
  * One update by the gradients, which are sums over `targets`; returns their norm before the clip. Dies where it
  * is not finite, naming the record that the step began with.

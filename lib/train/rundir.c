@@ -81,11 +81,18 @@ rundir_open(struct rundir *r, const char *path, const json_t *recipe)
 }
 
 void
+rundir_watch(struct rundir *r, const char *path)
+{
+	*r = (struct rundir){ .path = mem_string(path), .lock = -1 };
+}
+
+void
 rundir_close(struct rundir *r)
 {
 	if (r->metrics && fclose(r->metrics))
 		die("cannot close '%s/metrics.jsonl':", r->path);
-	close(r->lock);
+	if (r->lock >= 0)
+		close(r->lock);
 	free(r->path);
 }
 
@@ -265,13 +272,16 @@ rundir_resume(struct rundir *r, struct optimizer *o, struct position *p)
 			load_state(r, st, o);
 		safetensors_close(st);
 	}
-	open_metrics(r, metrics);
+	if (r->lock >= 0)
+		open_metrics(r, metrics);
 	return there;
 }
 
 void
 rundir_metric(struct rundir *r, const json_t *line)
 {
+	if (!r->metrics)
+		return;
 	if (json_dumpf(line, r->metrics, JSON_COMPACT | JSON_REAL_PRECISION(9)) ||
 	    fputc('\n', r->metrics) == EOF || fflush(r->metrics))
 		die("cannot write '%s/metrics.jsonl':", r->path);
@@ -282,7 +292,8 @@ rundir_save_model(const struct rundir *r, const struct model *m, const char *nam
 {
 	char *path = inside(r, name);
 
-	model_save(m, path, m->directory, type);
+	if (r->metrics)
+		model_save(m, path, m->directory, type);
 	free(path);
 }
 
@@ -310,8 +321,8 @@ metadata(const struct rundir *r, const struct optimizer *o, const struct positio
 	return m;
 }
 
-void
-rundir_save_state(struct rundir *r, const struct optimizer *o, const struct position *p)
+static void
+write_state(struct rundir *r, const struct optimizer *o, const struct position *p)
 {
 	char *path = inside(r, "state/state.safetensors");
 	void *buffer = mem_alloc(PIECE);
@@ -341,4 +352,11 @@ rundir_save_state(struct rundir *r, const struct optimizer *o, const struct posi
 	free(parts);
 	free(buffer);
 	free(path);
+}
+
+void
+rundir_save_state(struct rundir *r, const struct optimizer *o, const struct position *p)
+{
+	if (r->metrics)
+		write_state(r, o, p);
 }

@@ -37,7 +37,7 @@ struct position {
 struct rundir {
 	char *path;
 	int lock;			/* the directory, held as long as the process lives */
-	FILE *metrics;
+	FILE *metrics;		/* NULL: another process writes the run */
 };
 
 /*
@@ -45,6 +45,8 @@ struct rundir {
  * recipe, naming the option, or to another process.
  */
 void rundir_open(struct rundir *r, const char *path, const json_t *recipe);
+/* To read only a run that another process has opened; what follows then writes nothing. */
+void rundir_watch(struct rundir *r, const char *path);
 void rundir_close(struct rundir *r);
 /* Steps done when the state was saved; 0 where there is none. */
 long rundir_step(const struct rundir *r);

@@ -17,6 +17,7 @@
 struct sums {
 	double ce, div;			/* over targets, in their order; div has tau^2 */
 	uint64_t targets, tokens;
+	uint64_t micro, dropped;	/* micro-batches, records without targets: who cuts a step counts them */
 };
 
 struct trainer {
