@@ -13,7 +13,7 @@
 #include "lib/text/bpe_cache.h"
 
 enum {
-	AHEAD = 64,
+	AHEAD = 192,
 	SETS = 1 << 17, NARROW = 15, NARROW_IDS = 4,
 	WIDES = 1 << 13, WIDE = 62, WIDE_IDS = 48
 };

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * scan_known - the patterns of GPT-2 and Qwen2 without a matcher of patterns
+ *
+ * As scan_pieces() of lib/text/scan.h; unicode_init() comes before.
+ */
+#ifndef TEXT_SCAN_KNOWN_H
+#define TEXT_SCAN_KNOWN_H
+
+#include <stddef.h>
+
+size_t scan_qwen2_pieces(const unsigned char *at, const unsigned char *end, const unsigned char **ends, size_t max);
+size_t scan_gpt2_pieces(const unsigned char *at, const unsigned char *end, const unsigned char **ends, size_t max);
+
+#endif
