@@ -15,8 +15,8 @@
 	CELL(kv_store, row); CELL(attention_paged, row); \
 	CELL(swiglu, row); CELL(swiglu_backward, row); CELL(gelu, row); CELL(gelu_backward, row); \
 	CELL(add, row); CELL(dropout, row); CELL(convert, row); \
-	CELL(gather, row); CELL(scatter, row); CELL(loss, row); CELL(logprob, row); \
-	CELL(sample, row); CELL(topk, row); CELL(log_softmax, row); \
+	CELL(gather, row); CELL(scatter, row); CELL(loss, row); CELL(policy, row); \
+	CELL(logprob, row); CELL(sample, row); CELL(mix, row); CELL(topk, row); CELL(log_softmax, row); \
 	CELL(adamw, row); CELL(sum_squares, row)
 
 CELLS(ref);

@@ -5,6 +5,11 @@
  *   loss = (1 - k) ce + k tau^2 D(p, q),  ce = -log q1(y)
  *   gradient = (1 - k) (q1 - onehot(y)) + k tau (h - q sum h)
  *
+ * and a policy's, whose cross-entropy is weighted by row, at the temperature of D:
+ *
+ *   loss = k KL(q, p) - w log q(y)
+ *   gradient = (w (q - onehot(y)) + k (h - q sum h)) / tau
+ *
  * q1 is the student's softmax, q and p are the softmaxes of logits / tau; h: kernels/divergence.h.
  * A top-k teacher with a bucket is a distribution over k + 1 outcomes: outside the ids, h is the
  * bucket's share by q. Renormalised top-k and samples are distributions over the vocabulary that
@@ -135,6 +140,34 @@ loss_ref(float *logits, size_t ld, const int *targets, const struct teacher_rows
 			if (!plain)
 				g += k * tau * (r.h[j] - exp(r.b[j]) * sum);
 			x[j] = (float)(inv_count * g);
+		}
+		for (j = v; (size_t)j < ld; j++)
+			x[j] = 0;
+	}
+	free(space);
+}
+
+void
+policy_ref(float *logits, size_t ld, const int *ids, const float *weight, const struct teacher_rows *t,
+    float kl_weight, float temperature, float *kl, int m, int v)
+{
+	const struct divergence d = { LOSS_REVERSE_KL, 1, temperature, 0, 0 };
+	double *space = mem_zero((size_t)v * 3, sizeof *space);
+	struct row r = { .a = space, .b = space + v, .h = space + 2 * v };
+	int i, j;
+
+	for (i = 0; i < m; i++) {
+		float *x = logits + (size_t)i * ld;
+		double sum = 0;
+
+		log_softmax(r.b, x, temperature, v);
+		if (t && t->form != TEACHER_NONE)
+			sum = divergence(&r, t, &d, i, v);
+		kl[i] = (float)sum;
+		for (j = 0; j < v; j++) {
+			double q = exp(r.b[j]);
+
+			x[j] = (float)((weight[i] * (q - (j == ids[i])) + kl_weight * (r.h[j] - q * sum)) / temperature);
 		}
 		for (j = v; (size_t)j < ld; j++)
 			x[j] = 0;

@@ -350,3 +350,37 @@ FN(loss)(float *logits, size_t ld, const int *targets, const struct teacher_rows
 		free(space);
 	}
 }
+
+/* Row i of a policy with a dense teacher; the gradient lacks the id. Returns KL(q, p). */
+static float
+row_policy(float *x, const float *teacher, const struct side *q, float weight, float kl_weight, int v)
+{
+	const struct divergence d = { .kind = LOSS_REVERSE_KL };
+	struct pass s = { .q = *q, .p = side(teacher, q->scale, v), .c1 = weight, .ck = kl_weight };
+
+	row_pass(LOSS_REVERSE_KL, SUM, x, teacher, &d, &s, v);
+	row_pass(LOSS_REVERSE_KL, WRITE, x, teacher, &d, &s, v);
+	return (float)s.d;
+}
+
+void
+FN(policy)(float *logits, size_t ld, const int *ids, const float *weight, const struct teacher_rows *t,
+    float kl_weight, float temperature, float *kl, int m, int v)
+{
+	int i;
+
+	#pragma omp parallel for schedule(static)
+	for (i = 0; i < m; i++) {
+		float *x = logits + (size_t)i * ld, w = weight[i] / temperature;
+		struct side q = side(x, 1 / temperature, v);
+
+		if (t && t->form != TEACHER_NONE) {
+			kl[i] = row_policy(x, t->dense + (size_t)i * t->ld, &q, w, kl_weight / temperature, v);
+		} else {
+			row_exp(x, x, q.max, q.scale, w * q.inv_sum, v);
+			kl[i] = 0;
+		}
+		x[ids[i]] -= w;
+		memset(x + v, 0, (ld - (size_t)v) * sizeof *x);
+	}
+}

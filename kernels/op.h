@@ -234,6 +234,15 @@ struct backend {
 	void (*loss)(float *logits, size_t ld, const int *targets, const struct teacher_rows *teacher,
 	    const struct divergence *d, float inv_count, float *ce, float *div, int m, int v);
 	/*
+	 * The gradient of a policy (conformance, grpo and minillm). logits [m, ld] f32; q = softmax(logits /
+	 * temperature) over the first v columns, p the same of a dense teacher. On return logits hold the gradient of
+	 *   sum over rows of  kl_weight KL(q, p) - weight[row] log q(ids[row]),
+	 * columns v .. ld-1 zero, and kl[m] the rows' KL(q, p): 0 without a teacher. Tolerance 2e-6 for gradients, 1e-6
+	 * for kl, relative to 1 at least.
+	 */
+	void (*policy)(float *logits, size_t ld, const int *ids, const float *weight, const struct teacher_rows *teacher,
+	    float kl_weight, float temperature, float *kl, int m, int v);
+	/*
 	 * logp[m] = log softmax(logits / temperature)[ids] over v columns; entropy[m] of the same, may be NULL.
 	 */
 	void (*logprob)(float *logp, float *entropy, const float *logits, size_t ld, const int *ids,
@@ -246,6 +255,13 @@ struct backend {
 	 */
 	void (*sample)(int *ids, float *logp, float *model_logp, float *logits, size_t ld, const struct sampling *s,
 	    const float *uniform, int m, int v);
+
+	/*
+	 * Draw ids[m] from a mixture: probabilities p [m, ld], as sample leaves them, become (1 - share) p + share other;
+	 * ids and logp are as sample's.
+	 */
+	void (*mix)(int *ids, float *logp, float *p, const float *other, size_t ld, float share, const float *uniform,
+	    int m, int v);
 
 	/* The k largest of softmax(logits / tau) by row, descending, lower ids first: ids, log-probabilities, log of the rest. */
 	void (*topk)(int32_t *ids, float *logprobs, float *log_tail, const float *logits, size_t ld, int k, int m, int v);

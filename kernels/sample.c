@@ -128,3 +128,23 @@ sample_ref(int *ids, float *logp, float *model_logp, float *logits, size_t ld,
 	free(p);
 	free(order);
 }
+
+void
+mix_ref(int *ids, float *logp, float *p, const float *other, size_t ld, float share, const float *uniform,
+    int m, int v)
+{
+	double *mixed = mem_alloc((size_t)v * sizeof *mixed);
+	int i, j;
+
+	for (i = 0; i < m; i++) {
+		float *row = p + (size_t)i * ld;
+
+		for (j = 0; j < v; j++) {
+			mixed[j] = (1 - (double)share) * row[j] + (double)share * other[(size_t)i * ld + (size_t)j];
+			row[j] = (float)mixed[j];
+		}
+		ids[i] = draw(mixed, uniform[i], v);
+		logp[i] = (float)log(mixed[ids[i]]);
+	}
+	free(mixed);
+}

@@ -227,3 +227,24 @@ FN(sample)(int *ids, float *logp, float *model_logp, float *logits, size_t ld,
 		free(p);
 	}
 }
+
+void
+FN(mix)(int *ids, float *logp, float *p, const float *other, size_t ld, float share, const float *uniform,
+    int m, int v)
+{
+	int i, j;
+
+	#pragma omp parallel for schedule(static) private(j)
+	for (i = 0; i < m; i++) {
+		float *row = p + (size_t)i * ld;
+		const float *from = other + (size_t)i * ld;
+		double sum;
+
+		for (j = 0; j < v; j += W)
+			vec_put_n(row, DT_F32, j, (1 - share) * vec_get_n(row, DT_F32, j, v - j) +
+			    share * vec_get_n(from, DT_F32, j, v - j), v - j);
+		sum = mass(row, v);
+		ids[i] = draw(row, uniform[i] * sum, v);
+		logp[i] = (float)log(row[ids[i]] / sum);
+	}
+}

@@ -18,13 +18,26 @@
  */
 typedef void teacher_fn(struct teacher_rows *t, int first, int count, void *user);
 
+/*
+ * What a policy's gradient is made of. weights() is asked chunk by chunk: from log q of the ids of supervised rows
+ * first .. first+count-1, it gives the factors of op.h's policy, minus the loss's derivative by each. Host arrays.
+ */
+struct policy_loss {
+	void (*weights)(float *weight, const float *logp, int first, int count, void *user);
+	void *user;
+	float kl_weight;	/* of KL(q, p), where there is a teacher */
+	float temperature;
+};
+
 struct head {
 	struct model *m;
 	int columns;		/* softmax over the first `columns` of the head */
 	int chunk;		/* rows at a time */
 	void *x, *dx;		/* [chunk, hidden] */
 	float *logits;		/* [chunk, columns] */
-	float *ce, *div;	/* [cap], by supervised row of the last head_run() */
+	float *ce, *div;	/* [cap], by supervised row of the last call */
+	float *weight;		/* [chunk] of a policy's ids */
+	float *host_logp, *host_weight;	/* the same, on the host */
 	int cap;
 	void *dhidden;		/* [cap_m, hidden]: result of head_run() */
 	int cap_m;
@@ -41,6 +54,10 @@ size_t head_bytes(const struct model *m, int columns, int chunk, int max_rows);
  */
 void *head_run(struct head *h, const struct batch *b, const void *hidden, const struct divergence *d,
     teacher_fn *teacher, void *user, float inv_count, struct gradients *g);
+
+/* The same for a policy's loss; h->ce is -log q of the ids, h->div KL(q, p). The teacher may be NULL. */
+void *head_policy(struct head *h, const struct batch *b, const void *hidden, const struct policy_loss *loss,
+    teacher_fn *teacher, void *user, struct gradients *g);
 
 /*
  * Scoring without gradient: log q(target) of every supervised row at `temperature`, and the entropy where

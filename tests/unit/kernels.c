@@ -735,6 +735,46 @@ test_loss(const struct backend *be)
 	}
 }
 
+static void
+call_policy(const struct backend *be, void **p, const struct shape *s)
+{
+	struct teacher_rows t = { .form = s->form, .dense = p[4], .ld = (size_t)s->c + 2 };
+
+	be->policy(p[0], (size_t)s->c + 5, p[1], p[2], &t, s->flag ? 0.4f : 1, s->flag ? 0.7f : 1, p[3], s->m, s->c);
+}
+
+static void
+policy_arrays(struct test *t, const struct shape *s, double scale)
+{
+	size_t m = (size_t)s->m, v = (size_t)s->c, i;
+	struct array *ids;
+
+	array(t, DT_F32, m * (v + 5), scale, 2e-6)->least = 1;
+	ids = array(t, DT_I32, m, 0, -1);
+	for (i = 0; i < m; i++)
+		element_set(ids, i, (int)(uniform() * (double)v));
+	array(t, DT_F32, m, 1, -1);
+	array(t, DT_F32, m, 0, 1e-6)->least = 1;
+	array(t, DT_F32, m * (v + 2), scale, -1);
+}
+
+static void
+test_policy(const struct backend *be)
+{
+	static const int sizes[] = { 4, 9, 16, 31, 130, 1024, 1500, 9000 };
+	struct test t = { 0 };
+	int i;
+
+	for (i = 0; i < 32; i++) {
+		struct shape s = { .type = DT_F32, .m = 1 + i % 5, .c = sizes[i / 4], .flag = i % 2,
+			.form = i / 2 % 2 ? TEACHER_DENSE : TEACHER_NONE };
+
+		policy_arrays(&t, &s, 1 + i % 3);
+		compare(&t, be, call_policy, &s);
+	}
+	verdict(&t, be, "policy, with a teacher and without");
+}
+
 /* softmax, sampling */
 
 static void
@@ -832,6 +872,54 @@ test_sample(const struct backend *be)
 		compare(&t, be, call_sample, &s);
 	}
 	verdict(&t, be, "sample, with every filter");
+}
+
+static void
+call_mix(const struct backend *be, void **p, const struct shape *s)
+{
+	be->mix(p[0], p[1], p[2], p[3], (size_t)s->c + 3, 0.2f, p[4], s->m, s->c);
+}
+
+/* Rows of v + 3 numbers, of which v are probabilities, a third of them 0. */
+static void
+probabilities(struct array *a, int m, int v)
+{
+	int i, j;
+
+	for (i = 0; i < m; i++) {
+		size_t row = (size_t)i * (size_t)(v + 3);
+		double sum = 0;
+
+		for (j = 0; j < v; j++) {
+			element_set(a, row + (size_t)j, j % 3 == i % 3 && v > 3 ? 0 : uniform());
+			sum += element(a, row + (size_t)j);
+		}
+		for (j = 0; j < v; j++)
+			element_set(a, row + (size_t)j, element(a, row + (size_t)j) / sum);
+	}
+}
+
+static void
+test_mix(const struct backend *be)
+{
+	static const int sizes[] = { 1, 8, 33, 1024, 5000, 20011 };
+	struct test t = { 0 };
+	struct array *a;
+	int i, j;
+
+	for (i = 0; i < 12; i++) {
+		struct shape s = { .type = DT_F32, .m = 5, .c = sizes[i / 2] };
+
+		array(&t, DT_I32, 5, 0, 0);
+		array(&t, DT_F32, 5, 0, 2e-6)->least = 1;
+		probabilities(array(&t, DT_F32, 5 * (size_t)(s.c + 3), 0, 4e-6), 5, s.c);
+		probabilities(array(&t, DT_F32, 5 * (size_t)(s.c + 3), 0, -1), 5, s.c);
+		a = array(&t, DT_F32, 5, 0, -1);
+		for (j = 0; j < 5; j++)
+			element_set(a, j, (float)(0.03 + 0.23 * j + 0.01 * uniform()));
+		compare(&t, be, call_mix, &s);
+	}
+	verdict(&t, be, "mix");
 }
 
 /* adamw */
@@ -989,6 +1077,8 @@ test_threads(const struct backend *be)
 		loss_arrays(&t, &s, 2);
 		same_threads(&t, be, call_loss, &s);
 	}
+	policy_arrays(&t, &s, 2);
+	same_threads(&t, be, call_policy, &s);
 	verdict(&t, be, "one thread or three, the same bytes");
 }
 
@@ -1038,8 +1128,10 @@ test_row(const struct backend *be)
 	test_attention(be);
 	test_paged(be);
 	test_loss(be);
+	test_policy(be);
 	test_softmax(be);
 	test_sample(be);
+	test_mix(be);
 	test_adamw(be);
 	test_master(be);
 	test_threads(be);
