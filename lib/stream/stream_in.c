@@ -6,7 +6,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -39,6 +41,7 @@ struct stream_in {
 	char *name;			/* as messages have it */
 	int fd;
 	int regular;			/* a file, whose stream begins at `start` */
+	int between_pipes;		/* this is one, and stdout is another */
 	uint64_t start;
 	json_t *header;
 	struct layout layout;
@@ -72,17 +75,44 @@ struct stream_in {
 
 /* Reading in order: all return 1, 0 at the end of the input, or -1 and what `name` does wrong. */
 
+static int
+stdout_is_pipe(void)
+{
+	struct stat st;
+
+	return !fstat(STDOUT_FILENO, &st) && S_ISFIFO(st.st_mode);
+}
+
+/*
+ * Whether there is something to read. Between two pipes, the reader behind us may leave while nothing comes in.
+ * Writing would end us by SIGPIPE then; in a loop the writer before us waits for that reader, so we end at once.
+ */
+static int
+wait_for_input(int fd)
+{
+	struct pollfd both[2] = { { .fd = fd, .events = POLLIN }, { .fd = STDOUT_FILENO } };
+
+	while (poll(both, 2, -1) < 0 && errno == EINTR)
+		;
+	if (both[0].revents || !(both[1].revents & POLLERR))
+		return 1;
+	raise(SIGPIPE);
+	errno = EPIPE;
+	return 0;
+}
+
 /* Only here may the thread be cancelled. */
 static ssize_t
-read_some(int fd, void *p, size_t size)
+read_some(const struct stream_in *in, void *p, size_t size)
 {
-	ssize_t n;
+	ssize_t n = -1;
 	int old;
 
 	pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &old);
-	do
-		n = read(fd, p, size);
-	while (n < 0 && errno == EINTR);
+	if (!in->between_pipes || wait_for_input(in->fd))
+		do
+			n = read(in->fd, p, size);
+		while (n < 0 && errno == EINTR);
 	pthread_setcancelstate(old, NULL);
 	return n;
 }
@@ -95,7 +125,7 @@ read_up_to(struct stream_in *in, unsigned char *p, size_t size, char *why)
 	ssize_t n = 1;
 
 	for (; got < size && n > 0; got += (size_t)n)
-		if ((n = read_some(in->fd, p + got, size - got)) < 0)
+		if ((n = read_some(in, p + got, size - got)) < 0)
 			return reason(why, "cannot be read: %s", strerror(errno));
 	in->at += got;
 	return (ssize_t)got;
@@ -447,6 +477,7 @@ stream_open(const char *path, const char *want)
 	offset = lseek(in->fd, 0, SEEK_CUR);
 	in->regular = S_ISREG(st.st_mode) && offset >= 0;
 	in->start = in->regular ? (uint64_t)offset : 0;
+	in->between_pipes = !in->regular && stdout_is_pipe();
 	in->shards = 1;
 	pthread_mutex_init(&in->lock, NULL);
 	pthread_cond_init(&in->changed, NULL);
