@@ -46,4 +46,8 @@ const struct param *param_find(const struct model *m, const char *name);
 /* The array itself: weights of the model. */
 float *param_storage(const struct model *m, const struct param *p);
 
+/* As the kinds of rollouts expect them: norms, and probes or all; g is the gradient of the loss. */
+void compare_gradients(struct verdict *v, const json_t *c, const struct model *m, const struct gradients *g,
+    const struct safetensors *st);
+
 #endif
