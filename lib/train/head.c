@@ -27,9 +27,6 @@ head_new(struct model *m, int columns, int chunk)
 	h->x = allocate(m->be, x);
 	h->dx = allocate(m->be, x);
 	h->logits = allocate(m->be, (size_t)chunk * (size_t)columns * sizeof *h->logits);
-	h->weight = allocate(m->be, (size_t)chunk * sizeof *h->weight);
-	h->host_logp = mem_zero((size_t)chunk, sizeof *h->host_logp);
-	h->host_weight = mem_zero((size_t)chunk, sizeof *h->host_weight);
 	return h;
 }
 
@@ -44,11 +41,12 @@ head_free(struct head *h)
 	be->free(h->x);
 	be->free(h->dx);
 	be->free(h->logits);
-	be->free(h->weight);
-	free(h->host_logp);
-	free(h->host_weight);
 	be->free(h->ce);
 	be->free(h->div);
+	be->free(h->weight);
+	be->free(h->entropy);
+	free(h->host_logp);
+	free(h->host_weight);
 	be->free(h->dhidden);
 	free(h);
 }
@@ -59,7 +57,7 @@ head_bytes(const struct model *m, int columns, int chunk, int max_rows)
 	size_t hidden = (size_t)m->config.hidden * dtype_size(m->type);
 
 	return (size_t)chunk * (2 * hidden + (size_t)columns * sizeof(float)) +
-	    (size_t)max_rows * (hidden + 2 * sizeof(float));
+	    (size_t)max_rows * (hidden + 6 * sizeof(float));
 }
 
 static void
@@ -70,9 +68,15 @@ grow(struct head *h, int m, int p)
 	if (p > h->cap) {
 		be->free(h->ce);
 		be->free(h->div);
+		be->free(h->weight);
+		be->free(h->entropy);
 		h->cap = p;
 		h->ce = allocate(be, (size_t)p * sizeof *h->ce);
 		h->div = allocate(be, (size_t)p * sizeof *h->div);
+		h->weight = allocate(be, (size_t)p * sizeof *h->weight);
+		h->entropy = allocate(be, (size_t)p * sizeof *h->entropy);
+		h->host_logp = mem_grow(h->host_logp, (size_t)p, sizeof *h->host_logp);
+		h->host_weight = mem_grow(h->host_weight, (size_t)p, sizeof *h->host_weight);
 	}
 	if (m > h->cap_m) {
 		be->free(h->dhidden);
@@ -92,9 +96,9 @@ logits(struct head *h, const struct batch *b, const void *hidden, int first, int
 }
 
 static int
-chunk_at(const struct head *h, const struct batch *b, int first)
+chunk_at(const struct head *h, int first, int end)
 {
-	return b->p - first < h->chunk ? b->p - first : h->chunk;
+	return end - first < h->chunk ? end - first : h->chunk;
 }
 
 /* From the gradient on the chunk's logits to those on the head and on the states. */
@@ -129,7 +133,7 @@ head_run(struct head *h, const struct batch *b, const void *hidden, const struct
 	for (first = 0; first < b->p; first += count) {
 		struct teacher_rows t = { .form = TEACHER_NONE };
 
-		count = chunk_at(h, b, first);
+		count = chunk_at(h, first, b->p);
 		if (teacher)
 			teacher(&t, first, count, user);
 		logits(h, b, hidden, first, count);
@@ -140,19 +144,53 @@ head_run(struct head *h, const struct batch *b, const void *hidden, const struct
 	return h->dhidden;
 }
 
-/* Leaves h->logits, and h->ce of the chunk's ids. */
+/* Log-probabilities of the targets first .. end-1 into h->ce, entropies where wanted; the last logits stay. */
 static void
-weigh(struct head *h, const struct batch *b, const struct policy_loss *loss, int first, int count)
+logprob(struct head *h, const struct batch *b, const void *hidden, float temperature, float *entropy, int first,
+    int end)
+{
+	int count;
+
+	for (; first < end; first += count) {
+		count = chunk_at(h, first, end);
+		logits(h, b, hidden, first, count);
+		h->m->be->logprob(h->ce + first, entropy ? entropy + first : NULL, h->logits, (size_t)h->columns,
+		    b->d_targets + first, temperature, count, h->columns);
+	}
+}
+
+/*
+ * The sequences from s on, at least one, whose targets, `first` and the following, fit into a chunk: their end, and
+ * that of the targets.
+ */
+static int
+whole_sequences(const struct head *h, const struct batch *b, int s, int first, int *end)
+{
+	int e = first;
+
+	*end = first;
+	do {
+		while (e < b->p && b->rows[e] < b->offsets[s + 1])
+			e++;
+		if (*end > first && e - first > h->chunk)
+			break;
+		*end = e;
+		s++;
+	} while (s < b->nseq);
+	return s;
+}
+
+/* h->ce becomes -log q. */
+static void
+weigh(struct head *h, const struct policy_loss *loss, int first, int count)
 {
 	const struct backend *be = h->m->be;
 	size_t bytes = (size_t)count * sizeof *h->weight;
 	int i;
 
-	be->logprob(h->ce + first, NULL, h->logits, (size_t)h->columns, b->d_targets + first, loss->temperature,
-	    count, h->columns);
 	be->download(h->host_logp, h->ce + first, bytes);
 	loss->weights(h->host_weight, h->host_logp, first, count, loss->user);
-	be->upload(h->weight, h->host_weight, bytes);
+	be->upload(h->weight + first, h->host_weight, bytes);
 	for (i = 0; i < count; i++)
 		h->host_logp[i] = -h->host_logp[i];
 	be->upload(h->ce + first, h->host_logp, bytes);
@@ -162,20 +200,26 @@ void *
 head_policy(struct head *h, const struct batch *b, const void *hidden, const struct policy_loss *loss,
     teacher_fn *teacher, void *user, struct gradients *g)
 {
-	int first, count;
+	int first, count, end, again, s;
 
 	begin(h, b);
-	for (first = 0; first < b->p; first += count) {
-		struct teacher_rows t = { .form = TEACHER_NONE };
+	for (first = s = 0; s < b->nseq;) {
+		s = whole_sequences(h, b, s, first, &end);
+		again = end - first > h->chunk;
+		logprob(h, b, hidden, loss->temperature, loss->entropy ? h->entropy : NULL, first, end);
+		weigh(h, loss, first, end - first);
+		for (; first < end; first += count) {
+			struct teacher_rows t = { .form = TEACHER_NONE };
 
-		count = chunk_at(h, b, first);
-		if (teacher)
-			teacher(&t, first, count, user);
-		logits(h, b, hidden, first, count);
-		weigh(h, b, loss, first, count);
-		h->m->be->policy(h->logits, (size_t)h->columns, b->d_targets + first, h->weight, &t, loss->kl_weight,
-		    loss->temperature, h->div + first, count, h->columns);
-		backward(h, b, first, count, g);
+			count = chunk_at(h, first, end);
+			if (teacher)
+				teacher(&t, first, count, user);
+			if (again)
+				logits(h, b, hidden, first, count);
+			h->m->be->policy(h->logits, (size_t)h->columns, b->d_targets + first, h->weight + first, &t,
+			    loss->kl_weight, loss->temperature, h->div + first, count, h->columns);
+			backward(h, b, first, count, g);
+		}
 	}
 	return h->dhidden;
 }
@@ -184,18 +228,11 @@ void
 head_logprob(struct head *h, const struct batch *b, const void *hidden, float temperature, float *logp,
     float *entropy)
 {
-	const struct backend *be = h->m->be;
 	size_t bytes = (size_t)b->p * sizeof *logp;
-	int first, count;
 
 	grow(h, 0, b->p);
-	for (first = 0; first < b->p; first += count) {
-		count = chunk_at(h, b, first);
-		logits(h, b, hidden, first, count);
-		be->logprob(h->ce + first, entropy ? h->div + first : NULL, h->logits, (size_t)h->columns,
-		    b->d_targets + first, temperature, count, h->columns);
-	}
-	be->download(logp, h->ce, bytes);
+	logprob(h, b, hidden, temperature, entropy ? h->entropy : NULL, 0, b->p);
+	h->m->be->download(logp, h->ce, bytes);
 	if (entropy)
-		be->download(entropy, h->div, bytes);
+		h->m->be->download(entropy, h->entropy, bytes);
 }

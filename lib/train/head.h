@@ -19,14 +19,16 @@
 typedef void teacher_fn(struct teacher_rows *t, int first, int count, void *user);
 
 /*
- * What a policy's gradient is made of. weights() is asked chunk by chunk: from log q of the ids of supervised rows
- * first .. first+count-1, it gives the factors of op.h's policy, minus the loss's derivative by each. Host arrays.
+ * What a policy's gradient is made of. weights() is asked for whole sequences, some at a time: from log q of the
+ * ids of supervised rows first .. first+count-1, it gives the factors of op.h's policy, minus the loss's
+ * derivative by each. Host arrays.
  */
 struct policy_loss {
 	void (*weights)(float *weight, const float *logp, int first, int count, void *user);
 	void *user;
 	float kl_weight;	/* of KL(q, p), where there is a teacher */
 	float temperature;
+	int entropy;		/* h->entropy is wanted */
 };
 
 struct head {
@@ -36,8 +38,9 @@ struct head {
 	void *x, *dx;		/* [chunk, hidden] */
 	float *logits;		/* [chunk, columns] */
 	float *ce, *div;	/* [cap], by supervised row of the last call */
-	float *weight;		/* [chunk] of a policy's ids */
-	float *host_logp, *host_weight;	/* the same, on the host */
+	float *weight;		/* [cap] of a policy's ids */
+	float *entropy;		/* [cap] of the rows of a policy that wants it */
+	float *host_logp, *host_weight;	/* [cap] on the host */
 	int cap;
 	void *dhidden;		/* [cap_m, hidden]: result of head_run() */
 	int cap_m;
@@ -55,7 +58,10 @@ size_t head_bytes(const struct model *m, int columns, int chunk, int max_rows);
 void *head_run(struct head *h, const struct batch *b, const void *hidden, const struct divergence *d,
     teacher_fn *teacher, void *user, float inv_count, struct gradients *g);
 
-/* The same for a policy's loss; h->ce is -log q of the ids, h->div KL(q, p). The teacher may be NULL. */
+/*
+ * The same for a policy's loss; h->ce is -log q of the ids, h->div KL(q, p). The teacher may be NULL. The logits of
+ * a sequence with more targets than a chunk are computed twice.
+ */
 void *head_policy(struct head *h, const struct batch *b, const void *hidden, const struct policy_loss *loss,
     teacher_fn *teacher, void *user, struct gradients *g);
 

@@ -37,7 +37,7 @@ static const struct kind {
 	{ "philox", kind_philox, 0 },
 	{ "seq_logprob", kind_seq_logprob, 1 },
 	{ "reward", kind_reward, 0 },
-	{ "grpo", NULL, 0 },
+	{ "grpo", kind_grpo, 1 },
 	{ "minillm", kind_minillm, 1 },
 	{ "minillm_logits", kind_minillm_logits, 1 },
 	{ "minillm_mix", kind_minillm_mix, 1 },
