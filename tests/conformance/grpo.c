@@ -280,74 +280,6 @@ compare_advantages(struct verdict *v, const json_t *c, const struct safetensors 
 }
 
 static double
-norm_of(const double *x, size_t n)
-{
-	double sum = 0;
-	size_t i;
-
-	for (i = 0; i < n; i++)
-		sum += x[i] * x[i];
-	return sqrt(sum);
-}
-
-/* The elements of all parameters that `grad_probes` names. */
-static void
-compare_probes(struct verdict *v, const json_t *c, const struct safetensors *st, const struct model *m,
-    struct gradients *g)
-{
-	size_t total, n, i, at = 0;
-	double *want = kit_tensor(v, st, "grad_probes", &total), *got;
-	double allowed = scale_of(json_object_get(json_object_get(c, "expect"), "grad_probes"));
-	const char *name;
-	json_t *places, *place;
-
-	json_object_foreach(json_object_get(c, "grad_probes"), name, places) {
-		const struct param *p = param_find(m, name);
-
-		expect(v, p != NULL, "the model has no parameter '%s'", name);
-		if (!p)
-			break;
-		got = param_values(m, p, g->of[p->storage], &n);
-		json_array_foreach(places, i, place)
-			if (want && at < total && (size_t)json_integer_value(place) < n)
-				expect_near(v, name, &got[json_integer_value(place)], &want[at++], 1, allowed);
-		free(got);
-	}
-	expect(v, at == total, "%zu probes of %zu", at, total);
-	free(want);
-}
-
-static void
-compare_gradients(struct verdict *v, const json_t *c, const struct safetensors *st, const struct model *m,
-    struct gradients *g)
-{
-	const json_t *expected = json_object_get(c, "expect"), *one;
-	int zero = !strcmp(get_string(c, "gradients"), "all zero"), i;
-	char key[300];
-	size_t n, count;
-
-	for (i = 0; i < m->nparams; i++) {
-		const struct param *p = &m->params[i];
-		double *got = param_values(m, p, g->of[p->storage], &n), *want;
-
-		if (zero)
-			expect(v, norm_of(got, n) == 0, "the gradient of %s is not 0", p->name);
-		snprintf(key, sizeof key, "gradnorm.%s", p->name);
-		if ((one = json_object_get(expected, key)))
-			expect_value(v, key, norm_of(got, n), one, 0);
-		snprintf(key, sizeof key, "grad.%s", p->name);
-		if ((one = json_object_get(expected, key)) && (want = kit_tensor(v, st, key, &count))) {
-			expect(v, count == n, "%s has %zu elements, not %zu", key, n, count);
-			expect_near(v, key, got, want, n, scale_of(one));
-			free(want);
-		}
-		free(got);
-	}
-	if (json_object_get(c, "grad_probes"))
-		compare_probes(v, c, st, m, g);
-}
-
-static double
 share(double part, long of)
 {
 	return of ? part / (double)of : 0;
@@ -425,7 +357,7 @@ check_cut(struct verdict *v, const json_t *c, const struct kit *k, const struct 
 		expect_near(v, "token_loss", b->terms, want, n, scale_of(json_object_get(expected, "token_loss")));
 	compare_tokens(v, c, st, "logp", b->logp);
 	compare_tokens(v, c, st, "dlogp", b->dlogp);
-	compare_gradients(v, c, st, m, &g);
+	compare_gradients(v, c, m, &g, st);
 	compare_metrics(v, c, b);
 	gradients_free(&g);
 	free(want);
