@@ -44,7 +44,8 @@ bpe_free(struct bpe *b)
 	free(b->merged);
 	free(b->made_of);
 	free(b->pair);
-	free(b->filter);
+	free(b->pair_filter);
+	free(b->text_filter);
 	free(b->first);
 	free(b->whole);
 	free(b);
@@ -64,6 +65,19 @@ table(size_t size)
 		die("out of memory, asking for %zu bytes", size);
 	madvise(p, size, MADV_HUGEPAGE);
 	return p;
+}
+
+/* A bit for each hash, in the second-level cache, tells of most things that they are not in a table. */
+static inline void
+filter_add(uint64_t *filter, uint64_t hash)
+{
+	filter[hash >> (70 - FILTER_BITS)] |= (uint64_t)1 << (hash >> (64 - FILTER_BITS) & 63);
+}
+
+static inline int
+filter_has(const uint64_t *filter, uint64_t hash)
+{
+	return filter[hash >> (70 - FILTER_BITS)] >> (hash >> (64 - FILTER_BITS) & 63) & 1;
 }
 
 static uint64_t
@@ -172,15 +186,18 @@ bpe_token(struct bpe *b, int64_t id, const void *bytes, size_t n, char *why)
 	return 0;
 }
 
+static int32_t
+id_of(const struct bpe *b, const void *bytes, size_t n, uint64_t hash)
+{
+	uint64_t entry = b->index[find_text(b, bytes, n, hash)];
+
+	return entry ? (int32_t)(uint32_t)entry - 1 : -1;
+}
+
 int32_t
 bpe_id(const struct bpe *b, const void *bytes, size_t n)
 {
-	uint64_t entry;
-
-	if (!b->n)
-		return -1;
-	entry = b->index[find_text(b, bytes, n, hash_bytes(bytes, n))];
-	return entry ? (int32_t)(uint32_t)entry - 1 : -1;
+	return b->n ? id_of(b, bytes, n, hash_bytes(bytes, n)) : -1;
 }
 
 /* 21 bits each: left, right, rank */
@@ -190,19 +207,16 @@ pair_key(uint32_t left, uint32_t right)
 	return (uint64_t)left << 21 | right;
 }
 
+static inline uint64_t
+pair_hash(uint64_t key)
+{
+	return key * 0x9e3779b97f4a7c15;
+}
+
 static size_t
 pair_slot(const struct bpe *b, uint64_t key)
 {
-	return (size_t)(key * 0x9e3779b97f4a7c15 >> (64 - b->pair_bits));
-}
-
-/* Most pairs are in no merge: a bit per hash, in the second-level cache, says so for six of seven of them. */
-static inline uint64_t
-maybe(const struct bpe *b, uint64_t key)
-{
-	uint64_t h = key * 0x9e3779b97f4a7c15 >> (64 - FILTER_BITS);
-
-	return b->filter[h / 64] >> h % 64 & 1;
+	return (size_t)(pair_hash(key) >> (64 - b->pair_bits));
 }
 
 static inline uint32_t
@@ -211,7 +225,7 @@ pair_rank(const struct bpe *b, uint32_t left, uint32_t right)
 	uint64_t key = pair_key(left, right);
 	size_t mask = ((size_t)1 << b->pair_bits) - 1, i;
 
-	if (!maybe(b, key))
+	if (!filter_has(b->pair_filter, pair_hash(key)))
 		return NONE;
 	for (i = pair_slot(b, key); b->pair[i] >> 21 != key && b->pair[i] != EMPTY; i = (i + 1) & mask)
 		;
@@ -250,7 +264,7 @@ static void
 index_pairs(struct bpe *b)
 {
 	size_t i, mask, slots;
-	uint64_t key, h;
+	uint64_t key;
 	uint32_t rank;
 
 	for (b->pair_bits = 4; (3u << b->pair_bits) / 5 < b->merges; b->pair_bits++)
@@ -259,14 +273,13 @@ index_pairs(struct bpe *b)
 	mask = slots - 1;
 	b->pair = table(slots * sizeof *b->pair);
 	memset(b->pair, 0xff, slots * sizeof *b->pair);
-	b->filter = mem_zero((size_t)1 << (FILTER_BITS - 6), sizeof *b->filter);
+	b->pair_filter = mem_zero((size_t)1 << (FILTER_BITS - 6), sizeof *b->pair_filter);
 	for (rank = 0; rank < b->merges; rank++) {
 		key = pair_key((uint32_t)(b->made_of[rank] >> 32), (uint32_t)b->made_of[rank]);
 		for (i = pair_slot(b, key); b->pair[i] != EMPTY && b->pair[i] >> 21 != key; i = (i + 1) & mask)
 			;
 		b->pair[i] = key << 21 | rank;
-		h = key * 0x9e3779b97f4a7c15 >> (64 - FILTER_BITS);
-		b->filter[h / 64] |= (uint64_t)1 << h % 64;
+		filter_add(b->pair_filter, pair_hash(key));
 	}
 }
 
@@ -299,6 +312,17 @@ meet(const struct bpe *b, const uint32_t *rank_of, uint32_t left, uint32_t right
 		}
 	}
 	return 1;
+}
+
+static void
+filter_texts(struct bpe *b)
+{
+	uint32_t id;
+
+	b->text_filter = mem_zero((size_t)1 << (FILTER_BITS - 6), sizeof *b->text_filter);
+	for (id = 0; id < b->n; id++)
+		if (b->text[id].n)
+			filter_add(b->text_filter, hash_bytes(b->bytes + b->text[id].at, b->text[id].n));
 }
 
 static void
@@ -345,6 +369,7 @@ bpe_finish(struct bpe *b, char *why)
 	for (b->in_order = 1, rank = 0; rank < b->merges; rank++)
 		b->in_order &= b->merged[rank] == b->merged[0] + rank;
 	find_whole(b);
+	filter_texts(b);
 	return 0;
 }
 
@@ -484,7 +509,8 @@ merge_long(const struct bpe *b, const unsigned char *word, size_t n, int32_t *ou
 size_t
 bpe_word(const struct bpe *b, const unsigned char *word, size_t n, int32_t *out)
 {
-	int32_t id = bpe_id(b, word, n);
+	uint64_t hash = hash_bytes(word, n);
+	int32_t id = filter_has(b->text_filter, hash) ? id_of(b, word, n, hash) : -1;
 
 	if (id >= 0 && (b->whole[id] || b->take_whole)) {
 		out[0] = id;

@@ -30,6 +30,7 @@ struct bpe {
 
 	uint64_t *index;		/* text to id: hash's upper half, id; 0 is empty */
 	uint32_t index_bits;
+	uint64_t *text_filter;		/* a bit for each hash of a text that is a token */
 
 	uint32_t merges;
 	uint32_t *merged;		/* [merges] rank to the id that it makes */
@@ -38,7 +39,7 @@ struct bpe {
 	uint32_t merges_cap;
 	uint64_t *pair;			/* (left, right) to rank, open addressing; ~0 is empty */
 	uint32_t pair_bits;
-	uint64_t *filter;		/* a bit for each hash of a pair that has a rank */
+	uint64_t *pair_filter;		/* a bit for each hash of a pair that has a rank */
 
 	int32_t of_byte[256];
 	uint32_t (*first)[256];		/* [256][256] rank of a pair of bytes */

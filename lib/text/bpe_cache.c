@@ -2,7 +2,7 @@
 /*
  * Words of up to 15 bytes that become up to 4 ids, which nearly all do, lie in
  * 32 bytes: two entries are a cache line and a set. Longer ones have a table of
- * their own. The text is cut into 64 pieces ahead, so that their sets are on
+ * their own. The text is cut into some hundred pieces ahead, so that their sets are on
  * the way from memory when they are looked up.
  */
 #include <stdlib.h>
@@ -64,9 +64,9 @@ bpe_cache_free(struct bpe_cache *c)
 	free(c);
 }
 
-/* The first n <= 15 bytes at p; `safe` says that 16 may be read there. */
+/* The first n <= 15 bytes at p. */
 static inline struct key
-key_of(const unsigned char *p, size_t n, int safe)
+key_of(const unsigned char *p, size_t n, const unsigned char *end)
 {
 	static const struct key mask[NARROW + 1] = {
 		{ 0, 0 }, { 0xff, 0 }, { 0xffff, 0 }, { 0xffffff, 0 }, { 0xffffffff, 0 }, { 0xffffffffff, 0 },
@@ -74,9 +74,12 @@ key_of(const unsigned char *p, size_t n, int safe)
 		{ UINT64_MAX, 0xffff }, { UINT64_MAX, 0xffffff }, { UINT64_MAX, 0xffffffff },
 		{ UINT64_MAX, 0xffffffffff }, { UINT64_MAX, 0xffffffffffff }, { UINT64_MAX, 0xffffffffffffff }
 	};
-	struct key k = { 0, 0 };
+	unsigned char copy[sizeof(struct key)];
+	struct key k;
 
-	memcpy(&k, p, safe ? sizeof k : n);
+	if (end - p < (ptrdiff_t)sizeof k)
+		p = memcpy(copy, p, n);
+	memcpy(&k, p, sizeof k);
 	k.low &= mask[n].low;
 	k.high = (k.high & mask[n].high) | (uint64_t)n << 56;
 	return k;
@@ -97,11 +100,11 @@ same(struct key a, struct key b)
 }
 
 /* Copies all four, counts those that are ids. */
-static inline void
-take(struct ids *out, const struct narrow *e)
+static inline size_t
+take(const struct narrow *e, int32_t *id)
 {
-	memcpy(out->id + out->n, e->id, sizeof e->id);
-	out->n += (size_t)(4 + (e->id[1] >> 31) + (e->id[2] >> 31) + (e->id[3] >> 31));
+	memcpy(id, e->id, sizeof e->id);
+	return (size_t)(4 + (e->id[1] >> 31) + (e->id[2] >> 31) + (e->id[3] >> 31));
 }
 
 static struct wide *
@@ -154,51 +157,45 @@ keep_wide(struct wide *w, const unsigned char *word, size_t n, const int32_t *id
 	memcpy(w->id, id, ids * sizeof *id);
 }
 
-static void
-encode_wide(struct bpe_cache *c, const unsigned char *word, size_t n, struct ids *out)
+/* These append a word's ids at id, where its size and NARROW_IDS more have room, and return their number. */
+static size_t
+encode_wide(struct bpe_cache *c, const unsigned char *word, size_t n, int32_t *id)
 {
 	struct wide *w = wide_of(c, word, n);
-	int32_t *id = out->id + out->n;
 	size_t made;
 
 	if (w->n == n && !memcmp(w->word, word, n)) {
 		memcpy(id, w->id, w->ids * sizeof *id);
-		out->n += w->ids;
-		return;
+		return w->ids;
 	}
 	made = bpe_word(c->bpe, word, n, id);
 	if (n <= WIDE && made <= WIDE_IDS)
 		keep_wide(w, word, n, id, made);
-	out->n += made;
+	return made;
 }
 
 /* A short word that is in this entry. */
-static inline void
-encode_kept(struct bpe_cache *c, const unsigned char *word, size_t n, const struct narrow *e, struct ids *out)
+static inline size_t
+encode_kept(struct bpe_cache *c, const unsigned char *word, size_t n, const struct narrow *e, int32_t *id)
 {
-	if (e->id[0] >= 0)
-		take(out, e);
-	else
-		encode_wide(c, word, n, out);
+	return e->id[0] >= 0 ? take(e, id) : encode_wide(c, word, n, id);
 }
 
 /* A short word that its set does not hold. */
-static void
-encode_narrow(struct bpe_cache *c, const unsigned char *word, size_t n, struct narrow *set, struct key key, struct ids *out)
+static size_t
+encode_narrow(struct bpe_cache *c, const unsigned char *word, size_t n, struct narrow *set, struct key key, int32_t *id)
 {
 	const struct narrow *other = neighbour(c, set);
-	int32_t *id = out->id + out->n;
 	size_t made;
 
-	if (same(other[0].key, key) || same(other[1].key, key)) {
-		encode_kept(c, word, n, same(other[0].key, key) ? &other[0] : &other[1], out);
-		return;
-	}
+	/* the neighbour, which is far away, has something only when this one is full */
+	if (set[1].key.high && (same(other[0].key, key) || same(other[1].key, key)))
+		return encode_kept(c, word, n, same(other[0].key, key) ? &other[0] : &other[1], id);
 	made = bpe_word(c->bpe, word, n, id);
 	keep_narrow(c, set, key, id, made <= NARROW_IDS ? made : 0);
 	if (made > NARROW_IDS)
 		keep_wide(wide_of(c, word, n), word, n, id, made);
-	out->n += made;
+	return made;
 }
 
 void
@@ -208,6 +205,7 @@ bpe_cache_encode(struct bpe_cache *c, const struct scan *scan, const unsigned ch
 	struct key keys[AHEAD];
 	struct narrow *sets[AHEAD];
 	size_t pieces, i, size;
+	int32_t *id;
 	int second;
 
 	while ((pieces = scan_pieces(scan, text, at, end, ends, AHEAD))) {
@@ -215,23 +213,25 @@ bpe_cache_encode(struct bpe_cache *c, const struct scan *scan, const unsigned ch
 			size = (size_t)(ends[i] - p);
 			if (size > NARROW)
 				continue;
-			keys[i] = key_of(p, size, end - p >= (ptrdiff_t)sizeof *keys);
+			keys[i] = key_of(p, size, end);
 			sets[i] = c->sets[set_of(keys[i])];
 			__builtin_prefetch(sets[i]);
 		}
 		ids_reserve(out, (size_t)(ends[pieces - 1] - at) + NARROW_IDS);
+		id = out->id + out->n;
 		for (i = 0, p = at; i < pieces; p = ends[i++]) {
 			size = (size_t)(ends[i] - p);
 			if (size > NARROW) {
-				encode_wide(c, p, size, out);
+				id += encode_wide(c, p, size, id);
 				continue;
 			}
 			second = same(sets[i][1].key, keys[i]);
 			if (second | same(sets[i][0].key, keys[i]))
-				encode_kept(c, p, size, &sets[i][second], out);
+				id += encode_kept(c, p, size, &sets[i][second], id);
 			else
-				encode_narrow(c, p, size, sets[i], keys[i], out);
+				id += encode_narrow(c, p, size, sets[i], keys[i], id);
 		}
+		out->n = (size_t)(id - out->id);
 		at = ends[pieces - 1];
 	}
 }

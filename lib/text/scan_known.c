@@ -43,48 +43,71 @@ below(unsigned i)
 	return i < WIDTH ? ((uint64_t)1 << i) - 1 : UINT64_MAX;
 }
 
-/* Bytes from `low` on, `n` of them. */
-static inline __m128i
-between(__m128i bytes, char low, char n)
-{
-	__m128i from = _mm_sub_epi8(bytes, _mm_set1_epi8(low));
+struct bytes {
+	__m128i part[WIDTH / STEP];
+};
 
-	return _mm_cmpeq_epi8(_mm_min_epu8(from, _mm_set1_epi8((char)(n - 1))), from);
+static inline struct bytes
+load(const unsigned char *p)
+{
+	const __m128i *from = (const __m128i *)p;
+
+	return (struct bytes){ { _mm_loadu_si128(from), _mm_loadu_si128(from + 1), _mm_loadu_si128(from + 2),
+	    _mm_loadu_si128(from + 3) } };
+}
+
+/* The high bit of each byte. */
+static inline uint64_t
+high_bits(struct bytes b)
+{
+	return (uint64_t)(unsigned)_mm_movemask_epi8(b.part[0]) |
+	    (uint64_t)(unsigned)_mm_movemask_epi8(b.part[1]) << STEP |
+	    (uint64_t)(unsigned)_mm_movemask_epi8(b.part[2]) << 2 * STEP |
+	    (uint64_t)(unsigned)_mm_movemask_epi8(b.part[3]) << 3 * STEP;
+}
+
+/* Bytes from `low` on, `n` of them, where `ignored` bits do not matter. */
+static inline uint64_t
+between(struct bytes b, char low, char n, char ignored)
+{
+	__m128i from;
+	int i;
+
+#pragma GCC unroll 4
+	for (i = 0; i < WIDTH / STEP; i++) {
+		from = _mm_sub_epi8(_mm_or_si128(b.part[i], _mm_set1_epi8(ignored)), _mm_set1_epi8(low));
+		b.part[i] = _mm_cmpeq_epi8(_mm_min_epu8(from, _mm_set1_epi8((char)(n - 1))), from);
+	}
+	return high_bits(b);
 }
 
 static inline uint64_t
-bits(__m128i mask, int at)
+equal(struct bytes b, char c)
 {
-	return (uint64_t)(unsigned)_mm_movemask_epi8(mask) << at;
-}
+	int i;
 
-static inline __m128i
-equal(__m128i bytes, char c)
-{
-	return _mm_cmpeq_epi8(bytes, _mm_set1_epi8(c));
+#pragma GCC unroll 4
+	for (i = 0; i < WIDTH / STEP; i++)
+		b.part[i] = _mm_cmpeq_epi8(b.part[i], _mm_set1_epi8(c));
+	return high_bits(b);
 }
 
 /* The classes of ASCII; returns which bytes are none. */
 static inline uint64_t
 classify_ascii(struct window *w, const unsigned char *p)
 {
-	uint64_t high = 0;
-	__m128i bytes;
-	int i;
+	struct bytes b = load(p);
+	uint64_t high = high_bits(b);
 
-	*w = (struct window){ .known = WIDTH };
-	for (i = 0; i < WIDTH; i += STEP) {
-		bytes = _mm_loadu_si128((const __m128i *)(p + i));
-		high |= bits(bytes, i);
-		w->letter |= bits(between(_mm_or_si128(bytes, _mm_set1_epi8(0x20)), 'a', 26), i);
-		w->number |= bits(between(bytes, '0', 10), i);
-		w->white |= bits(between(bytes, '\t', 5), i);
-		w->blank |= bits(equal(bytes, ' '), i);
-		w->line |= bits(_mm_or_si128(equal(bytes, '\n'), equal(bytes, '\r')), i);
-		w->apostrophe |= bits(equal(bytes, '\''), i);
-	}
-	w->white |= w->blank;
+	w->letter = between(b, 'a', 26, 0x20);
+	w->number = between(b, '0', 10, 0);
+	w->blank = equal(b, ' ');
+	w->line = equal(b, '\n') | equal(b, '\r');
+	w->white = between(b, '\t', 5, 0) | w->blank;
+	w->apostrophe = equal(b, '\'');
 	w->other = ~(w->letter | w->number | w->white | high);
+	w->rest = 0;
+	w->known = WIDTH;
 	return high;
 }
 

@@ -266,9 +266,11 @@ tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, int pars
 {
 	const unsigned char *s = (const unsigned char *)text;
 	int unstable;
-	size_t valid = unicode_check(s, n, &unstable);
+	size_t valid;
 
-	if (valid != n)
+	if (!n)
+		return 0;
+	if ((valid = unicode_check(s, n, &unstable)) != n)
 		return reason(why, "the text is not UTF-8, at its byte %zu", valid);
 	if (parse_special)
 		cut(t, s, n, 0, ids, encode_between);

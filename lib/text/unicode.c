@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <emmintrin.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -117,29 +118,37 @@ sequence(const unsigned char *p, size_t left)
 	return n;
 }
 
+/* Past the ASCII at p. */
+static inline const unsigned char *
+skip_ascii(const unsigned char *p, const unsigned char *end)
+{
+	int high;
+
+	for (; end - p >= 16; p += 16) {
+		high = _mm_movemask_epi8(_mm_loadu_si128((const __m128i *)p));
+		if (high)
+			return p + __builtin_ctz((unsigned)high);
+	}
+	while (p < end && *p < 0x80)
+		p++;
+	return p;
+}
+
 size_t
 unicode_check(const void *s, size_t n, int *changing)
 {
-	const unsigned char *p = s;
-	uint64_t eight;
+	const unsigned char *p = s, *end = p + n;
 	unsigned seen = 0;
-	size_t i = 0, k;
+	size_t k;
 
-	while (i < n) {
-		while (n - i >= 8 && (memcpy(&eight, p + i, 8), !(eight & 0x8080808080808080)))
-			i += 8;
-		while (i < n && p[i] < 0x80)
-			i++;
-		while (i < n && p[i] >= 0x80) {
-			if (!(k = sequence(p + i, n - i)))
-				goto out;
-			seen |= unicode_flags(unicode_get(p + i, &k));
-			i += k;
-		}
+	while ((p = skip_ascii(p, end)) < end) {
+		if (!(k = sequence(p, (size_t)(end - p))))
+			break;
+		seen |= unicode_flags(unicode_get(p, &k));
+		p += k;
 	}
-out:
 	*changing = (seen & UNICODE_UNSTABLE) != 0;
-	return i;
+	return (size_t)(p - (const unsigned char *)s);
 }
 
 uint32_t

@@ -5,8 +5,8 @@
  *	build/bench/tokenize DIR FILE.jsonl...
  *
  * A line's document is all its strings, joined by line ends. Per file: the time
- * to open the tokenizer in DIR, then passes over the documents, the first with
- * no word known, by the thread's own clock.
+ * to open the tokenizer in DIR, the pass over the documents that finds no word
+ * known, and one that finds all, by the thread's own clock; the best of five.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +18,7 @@
 #include "lib/text/reader.h"
 #include "lib/text/tokenizer.h"
 
-enum { PASSES = 3, BATCH = 1 << 20 };
+enum { ROUNDS = 5, BATCH = 1 << 20 };
 
 struct documents {
 	struct text text;
@@ -83,14 +83,33 @@ pass(const struct tokenizer *t, const struct documents *d, struct ids *ids)
 	return n;
 }
 
+/* From opening on: what took least is measured best. */
+static void
+round_of(const char *directory, const struct documents *d, struct ids *ids, double best[3], size_t *n)
+{
+	char why[REASON_MAX];
+	double start = seconds(), took;
+	struct tokenizer *t = tokenizer_open(directory, why);
+	int i;
+
+	if (!t)
+		die("'%s': %s", directory, why);
+	for (i = 0; i < 3; i++) {
+		if (i)
+			*n = pass(t, d, ids);
+		took = seconds() - start;
+		start += took;
+		best[i] = took < best[i] ? took : best[i];
+	}
+	tokenizer_close(t);
+}
+
 int
 main(int argc, char **argv)
 {
 	struct documents d = { .n = 0 };
 	struct ids ids = { NULL, 0, 0 };
-	struct tokenizer *t;
-	char why[REASON_MAX];
-	double start, opened;
+	double best[3];
 	size_t n = 0;
 	int i, k;
 
@@ -100,18 +119,11 @@ main(int argc, char **argv)
 	}
 	for (i = 2; i < argc; i++) {
 		read_documents(&d, argv[i]);
-		start = seconds();
-		if (!(t = tokenizer_open(argv[1], why)))
-			die("'%s': %s", argv[1], why);
-		opened = seconds() - start;
-		printf("tokenize: %s, opened in %.3f s, MB/s:", argv[i], opened);
-		for (k = 0; k < PASSES; k++) {
-			start = seconds();
-			n = pass(t, &d, &ids);
-			printf(" %.0f", 1e-6 * (double)d.text.n / (seconds() - start));
-		}
-		printf(", %zu ids\n", n);
-		tokenizer_close(t);
+		best[0] = best[1] = best[2] = 1e9;
+		for (k = 0; k < ROUNDS; k++)
+			round_of(argv[1], &d, &ids, best, &n);
+		printf("tokenize: %s, opened in %.3f s, MB/s: %.0f first, %.0f again, %zu ids\n", argv[i], best[0],
+		    1e-6 * (double)d.text.n / best[1], 1e-6 * (double)d.text.n / best[2], n);
 	}
 	free(d.text.s);
 	free(d.ends);
