@@ -18,36 +18,52 @@ struct slot {
 	int length;
 };
 
-struct session {
+/* A model at work on the slots: its keys and values, and the states of a step that go through its head. */
+struct engine {
 	struct model *m;
+	struct kv kv;
+	size_t page_bytes;		/* of one page in one layer */
+	struct forward *forward;
+	size_t width;			/* bytes of a hidden state */
+	char *x;			/* [nslots, hidden] */
+	char *last;			/* [hidden] of the queue's first prompt, while it has replies to start */
+	const char *hidden;		/* of the forward just run */
+	float *logits;			/* [nslots, columns] */
+	float *raw;			/* the same before the filters, where models are mixed */
+};
+
+enum { ENGINES = 2 };
+
+struct session {
 	const struct backend *be;
+	struct engine engines[ENGINES];	/* the policy, and who is mixed into it */
+	int nengines;
+	float share;			/* of the second */
+	int columns;			/* of the heads that are drawn from */
+	int positions;			/* that all have */
 	struct sampling sampling;
 	int prefill;
 	int nslots, active;
 	struct slot *slots;
 	struct request *queue, **tail;	/* with replies that have no slot yet */
-	/* pages */
-	struct kv kv;
-	size_t page_bytes;		/* of one page in one layer */
+	/* pages, the same ones of every engine */
+	int pages;
 	int *refs;			/* [pages] */
 	int *free, nfree;
 	/* a forward */
-	struct forward *forward;
 	int rows;			/* that it is made for */
 	struct batch batch;
 	int *index;			/* [cap_index] page, place, length, tables of a batch */
 	int *d_index;
 	int cap_index;
-	/* the rows of a step that go through the head */
-	size_t width;			/* bytes of a hidden state */
-	char *x;			/* [nslots, hidden] */
-	char *last;			/* [hidden] of the queue's first prompt, while it has replies to start */
-	int n;				/* rows in x */
+	/* the rows of a step that go through the heads */
+	int n;
 	int *row_slot;			/* [nslots] */
-	float *logits;			/* [nslots, vocab] */
 	float *uniform, *d_uniform;	/* [nslots] */
-	int *drawn, *d_drawn;		/* [3, nslots] ids, then the bits of logp and model_logp */
+	int *drawn, *d_drawn;		/* [DRAWN, nslots] ids, then the bits of log-probabilities */
 };
+
+enum { DRAWN = 4 };			/* id, logp, model_logp, teacher_logp */
 
 static void *
 allocate(const struct backend *be, size_t bytes)
@@ -62,27 +78,38 @@ allocate(const struct backend *be, size_t bytes)
 /* Pages */
 
 static char *
-page_at(const struct session *s, int layer, int page)
+page_at(const struct engine *e, int layer, int page)
 {
-	return (char *)s->kv.data + ((size_t)layer * (size_t)s->kv.pages + (size_t)page) * s->page_bytes;
+	return (char *)e->kv.data + ((size_t)layer * (size_t)e->kv.pages + (size_t)page) * e->page_bytes;
+}
+
+static void
+engine_grow(struct engine *e, int pages)
+{
+	const struct backend *be = e->m->be;
+	struct kv old = e->kv;
+	int l;
+
+	e->kv.pages = pages;
+	e->kv.data = allocate(be, mem_mul((size_t)pages * e->page_bytes, (size_t)old.layers));
+	for (l = 0; old.data && l < old.layers; l++)
+		be->copy(page_at(e, l, 0), (char *)old.data + (size_t)l * (size_t)old.pages * e->page_bytes,
+		    (size_t)old.pages * e->page_bytes);
+	be->free(old.data);
 }
 
 static void
 pages_grow(struct session *s, int pages)
 {
-	struct kv old = s->kv;
-	int l, p;
+	int i, p;
 
-	s->kv.pages = pages;
-	s->kv.data = allocate(s->be, mem_mul((size_t)pages * s->page_bytes, (size_t)old.layers));
-	for (l = 0; old.data && l < old.layers; l++)
-		s->be->copy(page_at(s, l, 0), (char *)old.data + (size_t)l * (size_t)old.pages * s->page_bytes,
-		    (size_t)old.pages * s->page_bytes);
-	s->be->free(old.data);
+	for (i = 0; i < s->nengines; i++)
+		engine_grow(&s->engines[i], pages);
 	s->refs = mem_grow(s->refs, (size_t)pages, sizeof *s->refs);
 	s->free = mem_grow(s->free, (size_t)pages, sizeof *s->free);
-	for (p = pages - 1; p >= old.pages; p--)
+	for (p = pages - 1; p >= s->pages; p--)
 		s->free[s->nfree++] = p;
+	s->pages = pages;
 }
 
 static int
@@ -91,7 +118,7 @@ page_take(struct session *s)
 	int page;
 
 	if (!s->nfree)
-		pages_grow(s, 2 * s->kv.pages);
+		pages_grow(s, 2 * s->pages);
 	page = s->free[--s->nfree];
 	s->refs[page] = 1;
 	return page;
@@ -123,7 +150,7 @@ slot_push(struct slot *slot, int page)
 static void
 slot_make_writable(struct session *s, struct slot *slot)
 {
-	int *shared, page, l;
+	int *shared, page, i, l;
 
 	if (slot->length % KV_PAGE == 0) {
 		slot_push(slot, page_take(s));
@@ -133,63 +160,104 @@ slot_make_writable(struct session *s, struct slot *slot)
 	if (s->refs[*shared] == 1)
 		return;
 	page = page_take(s);
-	for (l = 0; l < s->kv.layers; l++)
-		s->be->copy(page_at(s, l, page), page_at(s, l, *shared), s->page_bytes);
+	for (i = 0; i < s->nengines; i++)
+		for (l = 0; l < s->engines[i].kv.layers; l++)
+			s->be->copy(page_at(&s->engines[i], l, page), page_at(&s->engines[i], l, *shared),
+			    s->engines[i].page_bytes);
 	pages_release(s, shared, 1);
 	*shared = page;
 }
 
 /* Start and end */
 
+/* Another model; its pages are as many as there are. */
+static void
+engine_add(struct session *s, struct model *m)
+{
+	struct engine *e = &s->engines[s->nengines++];
+	const struct config *c = &m->config;
+
+	e->m = m;
+	e->kv = (struct kv){ .type = m->type, .layers = c->layers, .kv_heads = c->kv_heads, .d = c->d };
+	e->page_bytes = 2 * (size_t)c->kv_heads * KV_PAGE * (size_t)c->d * dtype_size(m->type);
+	e->forward = forward_new(m, s->rows, KEEP_NONE);
+	e->width = (size_t)c->hidden * dtype_size(m->type);
+	e->x = allocate(s->be, (size_t)s->nslots * e->width);
+	e->last = allocate(s->be, e->width);
+	e->logits = allocate(s->be, mem_mul((size_t)s->nslots * sizeof *e->logits, (size_t)c->vocab));
+	if (c->positions < s->positions)
+		s->positions = c->positions;
+}
+
 struct session *
 session_new(struct model *m, int slots, int prefill, const struct sampling *sampling)
 {
 	struct session *s = mem_zero(1, sizeof *s);
-	const struct config *c = &m->config;
 	size_t n = (size_t)slots;
 
-	s->m = m;
 	s->be = m->be;
+	s->columns = m->config.vocab;
+	s->positions = m->config.positions;
 	s->sampling = *sampling;
 	s->prefill = prefill;
 	s->nslots = slots;
 	s->slots = mem_zero(n, sizeof *s->slots);
 	s->tail = &s->queue;
-	s->kv = (struct kv){ .type = m->type, .layers = c->layers, .kv_heads = c->kv_heads, .d = c->d };
-	s->page_bytes = 2 * (size_t)c->kv_heads * KV_PAGE * (size_t)c->d * dtype_size(m->type);
-	pages_grow(s, 4 * slots);
 	s->rows = prefill > slots ? prefill : slots;
-	s->forward = forward_new(m, s->rows, KEEP_NONE);
+	engine_add(s, m);
+	pages_grow(s, 4 * slots);
 	batch_init(&s->batch, s->be);
-	s->width = (size_t)c->hidden * dtype_size(m->type);
-	s->x = allocate(s->be, n * s->width);
-	s->last = allocate(s->be, s->width);
 	s->row_slot = mem_zero(n, sizeof *s->row_slot);
-	s->logits = allocate(s->be, mem_mul(n * sizeof *s->logits, (size_t)c->vocab));
 	s->uniform = mem_zero(n, sizeof *s->uniform);
 	s->d_uniform = allocate(s->be, n * sizeof *s->uniform);
-	s->drawn = mem_zero(3 * n, sizeof *s->drawn);
-	s->d_drawn = allocate(s->be, 3 * n * sizeof *s->drawn);
+	s->drawn = mem_zero(DRAWN * n, sizeof *s->drawn);
+	s->d_drawn = allocate(s->be, DRAWN * n * sizeof *s->drawn);
 	return s;
+}
+
+void
+session_mix(struct session *s, struct model *teacher, float share, int columns)
+{
+	size_t raw = mem_mul((size_t)s->nslots * sizeof(float), (size_t)columns);
+	int i;
+
+	s->share = share;
+	s->columns = columns;
+	engine_add(s, teacher);
+	engine_grow(&s->engines[1], s->pages);
+	for (i = 0; i < s->nengines; i++)
+		s->engines[i].raw = allocate(s->be, raw);
+}
+
+static void
+engine_free(struct engine *e)
+{
+	void *const device[] = { e->kv.data, e->x, e->last, e->logits, e->raw };
+	size_t i;
+
+	forward_free(e->forward);
+	for (i = 0; i < sizeof device / sizeof *device; i++)
+		e->m->be->free(device[i]);
 }
 
 void
 session_free(struct session *s)
 {
-	void *const device[] = { s->kv.data, s->d_index, s->x, s->last, s->logits, s->d_uniform, s->d_drawn };
+	void *const device[] = { s->d_index, s->d_uniform, s->d_drawn };
 	void *const host[] = { s->slots, s->refs, s->free, s->index, s->row_slot, s->uniform, s->drawn };
 	struct request *r;
-	size_t i;
+	int i;
 
 	for (r = s->queue; r; r = r->next)
 		free(r->pages);
-	for (i = 0; i < (size_t)s->nslots; i++)
+	for (i = 0; i < s->nslots; i++)
 		free(s->slots[i].table);
-	forward_free(s->forward);
+	for (i = 0; i < s->nengines; i++)
+		engine_free(&s->engines[i]);
 	batch_free(&s->batch);
-	for (i = 0; i < sizeof device / sizeof *device; i++)
+	for (i = 0; i < (int)(sizeof device / sizeof *device); i++)
 		s->be->free(device[i]);
-	for (i = 0; i < sizeof host / sizeof *host; i++)
+	for (i = 0; i < (int)(sizeof host / sizeof *host); i++)
 		free(host[i]);
 	free(s);
 }
@@ -200,13 +268,14 @@ reply_free(struct reply *r)
 	free(r->ids);
 	free(r->logp);
 	free(r->model_logp);
+	free(r->teacher_logp);
 }
 
 /* Tokens that a reply may have: the model's positions end it, too. */
 static int
 reply_limit(const struct session *s, const struct request *r)
 {
-	int room = s->m->config.positions - r->n;
+	int room = s->positions - r->n;
 
 	return room < r->max_tokens ? room : r->max_tokens;
 }
@@ -227,9 +296,11 @@ session_add(struct session *s, struct request *r)
 		reply->ids = mem_zero((size_t)limit, sizeof *reply->ids);
 		reply->logp = mem_zero((size_t)limit, sizeof *reply->logp);
 		reply->model_logp = mem_zero((size_t)limit, sizeof *reply->model_logp);
+		reply->teacher_logp = mem_zero((size_t)limit, sizeof *reply->teacher_logp);
 	}
 	r->unfinished = r->nreplies;
-	model_rope(s->m, r->n + limit);
+	for (i = 0; i < s->nengines; i++)
+		model_rope(s->engines[i].m, r->n + limit);
 	*s->tail = r;
 	s->tail = &r->next;
 }
@@ -260,22 +331,29 @@ index_reserve(struct session *s, int n)
 	return s->index;
 }
 
-static const char *
+/* The batch through every engine, which keeps its states. */
+static void
 run(struct session *s, struct cache *cache, int nindex)
 {
 	struct batch *b = &s->batch;
+	struct engine *e;
+	int i, larger = b->m > s->rows;
 
-	if (b->m > s->rows) {
-		forward_free(s->forward);
+	if (larger)
 		s->rows = b->m;
-		s->forward = forward_new(s->m, s->rows, KEEP_NONE);
-	}
 	batch_upload(b);
 	s->be->upload(s->d_index, s->index, (size_t)nindex * sizeof *s->index);
-	cache->kv = s->kv;
 	cache->page = s->d_index;
 	cache->place = s->d_index + b->m;
-	return forward_run(s->forward, b, cache, 0, 0, 0);
+	for (i = 0; i < s->nengines; i++) {
+		e = &s->engines[i];
+		if (larger) {
+			forward_free(e->forward);
+			e->forward = forward_new(e->m, s->rows, KEEP_NONE);
+		}
+		cache->kv = e->kv;
+		e->hidden = forward_run(e->forward, b, cache, 0, 0, 0);
+	}
 }
 
 /* Pages for the prompts in the batch, one sequence for each request from `first` on. */
@@ -308,9 +386,36 @@ slot_free(struct session *s)
 	return slot;
 }
 
-/* Give slots to the replies of the queue's first request, whose prompt ends in `hidden`. */
+/* Row `row` of the states just computed, or the one that was kept, becomes a row of the step. */
 static void
-start(struct session *s, const char *hidden)
+row_add(struct session *s, int row, int slot)
+{
+	struct engine *e;
+	int i;
+
+	for (i = 0; i < s->nengines; i++) {
+		e = &s->engines[i];
+		s->be->copy(e->x + (size_t)s->n * e->width, row < 0 ? e->last : e->hidden + (size_t)row * e->width,
+		    e->width);
+	}
+	s->row_slot[s->n++] = slot;
+}
+
+static void
+row_keep(struct session *s, int row)
+{
+	struct engine *e;
+	int i;
+
+	for (i = 0; i < s->nengines && row >= 0; i++) {
+		e = &s->engines[i];
+		s->be->copy(e->last, e->hidden + (size_t)row * e->width, e->width);
+	}
+}
+
+/* Give slots to the replies of the queue's first request, whose prompt ends in `row`; -1: the one kept. */
+static void
+start(struct session *s, int row)
 {
 	struct request *r = s->queue;
 	int i, n = pages_of(r->n);
@@ -326,12 +431,10 @@ start(struct session *s, const char *hidden)
 			slot_push(slot, r->pages[i]);
 			s->refs[r->pages[i]]++;
 		}
-		s->be->copy(s->x + (size_t)s->n * s->width, hidden, s->width);
-		s->row_slot[s->n++] = (int)(slot - s->slots);
+		row_add(s, row, (int)(slot - s->slots));
 	}
 	if (r->started < r->nreplies) {
-		if (hidden != s->last)
-			s->be->copy(s->last, hidden, s->width);
+		row_keep(s, row);
 		return;
 	}
 	pages_release(s, r->pages, n);
@@ -349,7 +452,6 @@ prefill(struct session *s)
 	struct batch *b = &s->batch;
 	struct cache cache = { .tables = NULL };
 	struct request *r;
-	const char *hidden;
 	int free_slots = s->nslots - s->active, i;
 
 	batch_clear(b);
@@ -358,16 +460,16 @@ prefill(struct session *s)
 		free_slots -= r->nreplies;
 	}
 	prompts_place(s, s->queue);
-	hidden = run(s, &cache, 2 * b->m);
+	run(s, &cache, 2 * b->m);
 	for (i = 0; i < b->nseq; i++)
-		start(s, hidden + (size_t)(b->offsets[i + 1] - 1) * s->width);
+		start(s, b->offsets[i + 1] - 1);
 }
 
 static void
 admit(struct session *s)
 {
 	if (s->queue && s->queue->started)
-		start(s, s->last);
+		start(s, -1);
 	while (s->queue && s->active < s->nslots)
 		prefill(s);
 }
@@ -416,8 +518,12 @@ decode(struct session *s)
 	}
 	cache.length = s->d_index + 2 * m;
 	cache.tables = s->d_index + 3 * m;
-	s->be->copy(s->x + (size_t)s->n * s->width, run(s, &cache, m * (3 + cache.ntables)),
-	    (size_t)m * s->width);
+	run(s, &cache, m * (3 + cache.ntables));
+	for (i = 0; i < s->nengines; i++) {
+		struct engine *e = &s->engines[i];
+
+		s->be->copy(e->x + (size_t)s->n * e->width, e->hidden, (size_t)m * e->width);
+	}
 	s->n += m;
 }
 
@@ -445,15 +551,19 @@ is_eos(const struct request *r, int id)
 	return 0;
 }
 
+/* Row i of what was drawn. */
 static void
-append(struct session *s, struct slot *slot, int id, float logp, float model_logp)
+append(struct session *s, int i)
 {
+	struct slot *slot = &s->slots[s->row_slot[i]];
 	struct reply *reply = slot->reply;
+	const float *logp = (float *)s->drawn + s->n + i;
 
-	reply->ids[reply->n] = id;
-	reply->logp[reply->n] = logp;
-	reply->model_logp[reply->n++] = model_logp;
-	reply->stopped = is_eos(slot->request, id);
+	reply->ids[reply->n] = s->drawn[i];
+	reply->logp[reply->n] = logp[0];
+	reply->model_logp[reply->n] = logp[s->n];
+	reply->teacher_logp[reply->n++] = logp[2 * s->n];
+	reply->stopped = is_eos(slot->request, s->drawn[i]);
 	if (!reply->stopped && reply->n < reply_limit(s, slot->request))
 		return;
 	slot->request->unfinished--;
@@ -462,23 +572,49 @@ append(struct session *s, struct slot *slot, int id, float logp, float model_log
 	s->active--;
 }
 
+/* Probabilities of an engine's next tokens, in its logits; ids drawn by it alone. */
+static void
+engine_draw(struct session *s, struct engine *e, float *logp)
+{
+	int n = s->n, v = s->columns;
+
+	s->be->matmul(e->logits, DT_F32, e->x, e->m->type, &e->m->head, NULL, n, v, 0);
+	if (e->raw)
+		s->be->copy(e->raw, e->logits, (size_t)n * (size_t)v * sizeof *e->raw);
+	s->be->sample(s->d_drawn, logp, logp + n, e->logits, (size_t)v, &s->sampling, s->d_uniform, n, v);
+}
+
+/* From both models' probabilities: what is drawn, and what each model says of it, unfiltered. */
+static void
+mix(struct session *s, float *logp)
+{
+	const struct engine *a = &s->engines[0], *b = &s->engines[1];
+	size_t v = (size_t)s->columns;
+	int n = s->n;
+
+	s->be->mix(s->d_drawn, logp, a->logits, b->logits, v, s->share, s->d_uniform, n, s->columns);
+	s->be->logprob(logp + n, NULL, a->raw, v, s->d_drawn, 1, n, s->columns);
+	s->be->logprob(logp + 2 * n, NULL, b->raw, v, s->d_drawn, 1, n, s->columns);
+}
+
 static void
 draw(struct session *s)
 {
-	int i, n = s->n, vocab = s->m->config.vocab;
-	float *logp = (float *)(s->drawn + n), *model_logp = logp + n;
-	float *d_logp = (float *)(s->d_drawn + n);
+	int i, n = s->n;
+	float *logp = (float *)(s->d_drawn + n);
 
 	for (i = 0; i < n; i++)
 		s->uniform[i] = uniform(&s->slots[s->row_slot[i]]);
 	s->be->upload(s->d_uniform, s->uniform, (size_t)n * sizeof *s->uniform);
-	s->be->matmul(s->logits, DT_F32, s->x, s->m->type, &s->m->head, NULL, n, vocab, 0);
-	s->be->sample(s->d_drawn, d_logp, d_logp + n, s->logits, (size_t)vocab, &s->sampling, s->d_uniform, n, vocab);
-	s->be->download(s->drawn, s->d_drawn, 3 * (size_t)n * sizeof *s->drawn);
+	for (i = 0; i < s->nengines; i++)
+		engine_draw(s, &s->engines[i], logp);
+	if (s->nengines > 1)
+		mix(s, logp);
+	s->be->download(s->drawn, s->d_drawn, DRAWN * (size_t)n * sizeof *s->drawn);
 	for (i = 0; i < n; i++) {
-		if (!isfinite(model_logp[i]))
+		if (!isfinite(((float *)s->drawn)[2 * n + i]))
 			die("the model's logits are not finite");
-		append(s, &s->slots[s->row_slot[i]], s->drawn[i], logp[i], model_logp[i]);
+		append(s, i);
 	}
 }
 

@@ -22,6 +22,7 @@ struct reply {
 	int32_t *ids;		/* [n]; an EOS id that ended it included */
 	float *logp;		/* [n], under the distribution drawn from */
 	float *model_logp;	/* [n], under the model: temperature 1, no filter */
+	float *teacher_logp;	/* [n], the same of the model that is mixed in, if any */
 	int n;
 	int stopped;		/* by an EOS id; else by max_tokens or the model's positions */
 };
@@ -47,6 +48,11 @@ struct session;
 /* `prefill`: rows of prompts computed at once, more only where one prompt is longer. */
 struct session *session_new(struct model *m, int slots, int prefill, const struct sampling *sampling);
 void session_free(struct session *s);
+/*
+ * Draw from (1 - share) q + share p, where both models' distributions are filtered by themselves and cut to the
+ * heads' first `columns`. Before the first request; the teacher is of the same backend.
+ */
+void session_mix(struct session *s, struct model *teacher, float share, int columns);
 
 /* Queue a request. Where the prompt leaves no place for a token, its replies are complete at once, and empty. */
 void session_add(struct session *s, struct request *r);

@@ -336,6 +336,84 @@ session_fills(struct model *m)
 	scene_free(&s);
 }
 
+static void
+mixed_run(struct scene *s, struct model *m, struct model *teacher, const struct sampling *sampling, float share,
+    int slots, int prefill)
+{
+	struct session *session = session_new(m, slots, prefill, sampling);
+	int i;
+
+	scene_init(s, SAMPLES, TOKENS, NULL, 0);
+	session_mix(session, teacher, share, VOCAB);
+	for (i = 0; i < REQUESTS; i++)
+		session_add(session, &s->requests[i]);
+	while (session_step(session))
+		;
+	session_free(session);
+}
+
+/* Whether all ids are equal, and their log-probabilities nearly, where the first scene has a reply. */
+static int
+drawn_alike(const struct scene *a, const struct scene *b, int teachers)
+{
+	int i, j, ids = 0;
+
+	for (i = 0; i < REQUESTS; i++)
+		for (j = 0; j < SAMPLES; j++) {
+			const struct reply *x = &a->replies[i][j], *y = &b->replies[i][j];
+
+			if (x->n > y->n || (x->n && memcmp(x->ids, y->ids, (size_t)x->n * sizeof *x->ids)) ||
+			    (x->n && worst_error(teachers ? x->teacher_logp : x->model_logp, y->model_logp, x->n) > 1e-5))
+				return 0;
+			ids += x->n;
+		}
+	return ids > 100;
+}
+
+/* At temperature 1 without filters: the mixture's probability is that of both models' own. */
+static double
+mixture_error(const struct scene *s, double share)
+{
+	double worst = 0;
+	int i, j, k;
+
+	for (i = 0; i < REQUESTS; i++)
+		for (j = 0; j < SAMPLES; j++)
+			for (k = 0; k < s->replies[i][j].n; k++) {
+				const struct reply *r = &s->replies[i][j];
+				double both = (1 - share) * exp(r->model_logp[k]) + share * exp(r->teacher_logp[k]);
+
+				worst = fmax(worst, fabs(log(both) - r->logp[k]));
+			}
+	return worst;
+}
+
+static void
+mixes(struct model *m, struct model *teacher, const char *name)
+{
+	static const struct sampling plain = { .temperature = 1, .top_p = 1 };
+	struct scene alone, all, none, some, again;
+
+	scene_init(&alone, SAMPLES, TOKENS, NULL, 0);
+	scene_run(&alone, teacher, &filtered, 5, 100, 0);
+	mixed_run(&all, m, teacher, &filtered, 1, 5, 100);
+	ok(drawn_alike(&all, &alone, 1), "%s: a share of 1 draws what the teacher alone draws", name);
+	scene_free(&alone);
+	scene_init(&alone, SAMPLES, TOKENS, NULL, 0);
+	scene_run(&alone, m, &filtered, 5, 100, 0);
+	mixed_run(&none, m, teacher, &filtered, 0, 5, 100);
+	ok(drawn_alike(&none, &alone, 0), "%s: a share of 0 draws what the policy alone draws", name);
+	mixed_run(&some, m, teacher, &plain, 0.3f, 4, 100);
+	ok(mixture_error(&some, 0.3f) < 1e-5, "%s: what is drawn has its probability in the mixture", name);
+	mixed_run(&again, m, teacher, &plain, 0.3f, 64, 1);
+	ok(drawn_alike(&some, &again, 0) && drawn_alike(&again, &some, 0), "%s: whatever the slots", name);
+	scene_free(&alone);
+	scene_free(&all);
+	scene_free(&none);
+	scene_free(&some);
+	scene_free(&again);
+}
+
 int
 main(void)
 {
@@ -356,6 +434,7 @@ main(void)
 		without_cache(bf16, half, 0.3);
 		greedy_is_argmax(f32, name);
 		eos_ends(f32, name);
+		mixes(f32, old, name);
 		positions_end(old);
 		session_fills(f32);
 		free(name);
