@@ -3,7 +3,7 @@
 #include "lib/model/feed.h"
 #include "lib/text/agree.h"
 
-static char *directory, *dtype, *shard;
+static const char *directory, *dtype, *shard;
 static int rows = 2048;
 
 struct poptOption options_feed[] = {
@@ -14,6 +14,16 @@ struct poptOption options_feed[] = {
 	{ "shard", 0, POPT_ARG_STRING, &shard, 0, "read every N-th record only, from the I-th", "I/N" },
 	POPT_TABLEEND
 };
+
+void
+feed_model(const char *named, enum dtype type)
+{
+	if (directory)
+		die_usage("--model is not needed where '%s' names it", named);
+	directory = named;
+	if (!dtype)
+		dtype = dtype_name(type);
+}
 
 void
 feed_open(struct feed *f, const char *want, const struct common *common)

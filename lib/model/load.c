@@ -269,6 +269,19 @@ model_open(const char *directory, const struct backend *be, enum dtype type, cha
 	return open_part(directory, be, type, 1, why);
 }
 
+void
+model_reload(struct model *m, const char *directory)
+{
+	char why[REASON_MAX];
+	struct safetensors *st = safetensors_open_model(directory, why);
+
+	if (!st)
+		die("%s", why);
+	if (load(m, st, 1, why))
+		die("'%s': %s", directory, why);
+	safetensors_close(st);
+}
+
 static struct model *
 or_die(struct model *m, const char *why)
 {

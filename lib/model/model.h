@@ -80,6 +80,9 @@ struct model {
 struct model *model_open(const char *directory, const struct backend *be, enum dtype type, char *why);
 struct model *model_load(const char *directory, const struct backend *be, enum dtype type);	/* dies */
 
+/* Other weights of the same config, into the memory that is there; dies. */
+void model_reload(struct model *m, const char *directory);
+
 /* Zero weights of a config's shapes, of the config's dtype for DT_NONE; config is taken over. */
 struct model *model_new(const struct config *config, const struct backend *be, enum dtype type);
 /* Normal(0, initializer_range) as Transformers initialises each family, from Philox and seed. */
