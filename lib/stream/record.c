@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
+#include <stdlib.h>
 #include <string.h>
 
 #include "lib/base/die.h"
 #include "lib/base/json.h"
+#include "lib/base/mem.h"
 #include "lib/stream/record.h"
 #include "lib/text/reader.h"
 
@@ -49,6 +51,38 @@ record_add(struct record *r, const char *name, enum dtype type, int rank, const 
 	t->rank = rank;
 	memcpy(t->shape, shape, (size_t)rank * sizeof *shape);
 	t->data = data;
+}
+
+static size_t
+tensor_bytes(const struct tensor *t)
+{
+	size_t bytes = dtype_size(t->type);
+	int i;
+
+	for (i = 0; i < t->rank; i++)
+		bytes = mem_mul(bytes, t->shape[i]);
+	return bytes;
+}
+
+void
+record_copy(struct record *to, const struct record *from)
+{
+	int i;
+
+	*to = *from;
+	json_incref(from->text);
+	for (i = 0; i < from->ntensors; i++)
+		to->tensors[i].data = mem_copy(from->tensors[i].data, tensor_bytes(&from->tensors[i]));
+}
+
+void
+record_free(struct record *r)
+{
+	int i;
+
+	json_decref(r->text);
+	for (i = 0; i < r->ntensors; i++)
+		free((void *)(uintptr_t)r->tensors[i].data);
 }
 
 const char *

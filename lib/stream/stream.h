@@ -42,6 +42,9 @@ const struct tensor *record_tensor(const struct record *r, const char *name);
 const struct tensor *record_need(const struct record *r, const char *name, enum dtype type);
 /* Append a tensor that points to the caller's data; trailing shape after rows may be 0-terminated. */
 void record_add(struct record *r, const char *name, enum dtype type, int rank, const uint64_t *shape, const void *data);
+/* A record that stays: its own reference to the text, its own copy of the data. */
+void record_copy(struct record *to, const struct record *from);
+void record_free(struct record *r);
 const char *record_id(const struct record *r);		/* text.id, or "?" */
 
 /*

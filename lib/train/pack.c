@@ -14,40 +14,13 @@ pack_init(struct pack *p, struct stream_in *in, struct model *m, int rows)
 	batch_init(&p->batch, m->be);
 }
 
-static size_t
-tensor_bytes(const struct tensor *t)
-{
-	size_t bytes = dtype_size(t->type);
-	int i;
-
-	for (i = 0; i < t->rank; i++)
-		bytes = mem_mul(bytes, t->shape[i]);
-	return bytes;
-}
-
-static void
-keep(struct record *kept, const struct record *r)
-{
-	int i;
-
-	*kept = *r;
-	json_incref(r->text);
-	for (i = 0; i < r->ntensors; i++)
-		kept->tensors[i].data = mem_copy(r->tensors[i].data, tensor_bytes(&r->tensors[i]));
-}
-
 static void
 forget(struct pack *p)
 {
-	int i, j;
+	int i;
 
-	for (i = 0; i < p->n; i++) {
-		struct record *r = &p->records[i].record;
-
-		json_decref(r->text);
-		for (j = 0; j < r->ntensors; j++)
-			free((void *)(uintptr_t)r->tensors[j].data);
-	}
+	for (i = 0; i < p->n; i++)
+		record_free(&p->records[i].record);
 	p->n = 0;
 	batch_clear(&p->batch);
 }
@@ -75,7 +48,7 @@ add(struct pack *p)
 		    c->positions);
 	if (p->n && p->batch.m + e.rows > p->rows)
 		return 0;
-	keep(&packed.record, &p->next);
+	record_copy(&packed.record, &p->next);
 	example_read(&packed.example, &packed.record, p->in, c->vocab);
 	packed.first = p->batch.p;
 	batch_add(&p->batch, e.ids, e.n, e.spans, e.nspans, 1);
