@@ -54,7 +54,7 @@ record_add(struct record *r, const char *name, enum dtype type, int rank, const 
 }
 
 static size_t
-tensor_bytes(const struct tensor *t)
+data_bytes(const struct tensor *t)
 {
 	size_t bytes = dtype_size(t->type);
 	int i;
@@ -72,7 +72,7 @@ record_copy(struct record *to, const struct record *from)
 	*to = *from;
 	json_incref(from->text);
 	for (i = 0; i < from->ntensors; i++)
-		to->tensors[i].data = mem_copy(from->tensors[i].data, tensor_bytes(&from->tensors[i]));
+		to->tensors[i].data = mem_copy(from->tensors[i].data, data_bytes(&from->tensors[i]));
 }
 
 void
