@@ -236,3 +236,18 @@ head_logprob(struct head *h, const struct batch *b, const void *hidden, float te
 	if (entropy)
 		h->m->be->download(entropy, h->entropy, bytes);
 }
+
+void
+head_judge(struct head *h, const struct batch *b, teacher_fn *teacher, void *user, float *logp)
+{
+	struct teacher_rows t;
+	int first, count;
+
+	grow(h, 0, b->p);
+	for (first = 0; first < b->p; first += count) {
+		count = chunk_at(h, first, b->p);
+		teacher(&t, first, count, user);
+		h->m->be->logprob(h->ce + first, NULL, t.dense, t.ld, b->d_targets + first, 1, count, h->columns);
+	}
+	h->m->be->download(logp, h->ce, (size_t)b->p * sizeof *logp);
+}

@@ -71,5 +71,7 @@ void *head_policy(struct head *h, const struct batch *b, const void *hidden, con
  */
 void head_logprob(struct head *h, const struct batch *b, const void *hidden, float temperature, float *logp,
     float *entropy);
+/* The same by a teacher, whose distribution must be dense. */
+void head_judge(struct head *h, const struct batch *b, teacher_fn *teacher, void *user, float *logp);
 
 #endif

@@ -25,7 +25,7 @@ void
 trainer_init(struct trainer *t, struct model *m, int columns, int max_rows, enum keep keep,
     struct teacher *teacher, const struct divergence *d)
 {
-	*t = (struct trainer){ .m = m, .teacher = teacher, .divergence = *d, .max_rows = max_rows };
+	*t = (struct trainer){ .m = m, .teacher = teacher, .divergence = *d, .scale = 1, .max_rows = max_rows };
 	model_rope(m, max_rows);
 	t->forward = forward_new(m, max_rows, keep);
 	t->head = head_new(m, columns, trainer_chunk(columns, max_rows));
@@ -126,6 +126,19 @@ collect(struct trainer *t, struct sums *sums)
 	return NULL;
 }
 
+/* The loss of the batch whose states are `hidden`, and the gradient on these. */
+static void *
+lose(struct trainer *t, const void *hidden, struct gradients *g)
+{
+	teacher_fn *rows = t->teacher ? teacher_rows : NULL;
+
+	if (!t->policy)
+		return head_run(t->head, &t->batch, hidden, &t->divergence, rows, t->teacher, t->scale, g);
+	if (!(t->policy->kl_weight > 0))
+		rows = NULL;
+	return head_policy(t->head, &t->batch, hidden, t->policy, rows, t->teacher, g);
+}
+
 const char *
 trainer_run(struct trainer *t, struct gradients *g, uint64_t seed, uint32_t micro, struct sums *sums)
 {
@@ -138,7 +151,7 @@ trainer_run(struct trainer *t, struct gradients *g, uint64_t seed, uint32_t micr
 	if (t->teacher)
 		teacher_begin(t->teacher, b);
 	hidden = forward_run(t->forward, b, NULL, 1, seed, micro);
-	dhidden = head_run(t->head, b, hidden, &t->divergence, t->teacher ? teacher_rows : NULL, t->teacher, 1, g);
+	dhidden = lose(t, hidden, g);
 	if ((bad = collect(t, sums)))
 		return bad;
 	forward_backward(t->forward, b, dhidden, g);
@@ -157,4 +170,12 @@ trainer_score(struct trainer *t, struct sums *sums)
 		sums->ce -= t->ce[i];
 	sums->targets += (uint64_t)b->p;
 	sums->tokens += (uint64_t)b->m;
+}
+
+void
+trainer_judge(struct trainer *t, float *logp)
+{
+	batch_upload(&t->batch);
+	teacher_begin(t->teacher, &t->batch);
+	head_judge(t->head, &t->batch, teacher_rows, t->teacher, logp);
 }

@@ -26,6 +26,8 @@ struct trainer {
 	struct head *head;
 	struct teacher *teacher;	/* NULL: cross-entropy */
 	struct divergence divergence;
+	const struct policy_loss *policy;	/* a policy's loss in its place, or NULL */
+	float scale;			/* of the divergence's gradient: 1, unless another loss counts more or less */
 	int max_rows;			/* of a micro-batch */
 	struct batch batch;
 	char **names;			/* [nseq] of the sequences of the batch */
@@ -52,5 +54,7 @@ int trainer_add(struct trainer *t, const char *stream, const struct record *r, c
 const char *trainer_run(struct trainer *t, struct gradients *g, uint64_t seed, uint32_t micro, struct sums *sums);
 /* Cross-entropy alone, without dropout or gradient. */
 void trainer_score(struct trainer *t, struct sums *sums);
+/* log p of the batch's targets by the teacher, whose distribution must be dense, in host memory. */
+void trainer_judge(struct trainer *t, float *logp);
 
 #endif
