@@ -33,7 +33,7 @@ ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -I. -fopenmp -pthread $(WARN) $(CFLAGS) \
 ALL_LDFLAGS = -pthread -Wl,-rpath,'$$ORIGIN:$$ORIGIN/../lib/pipestill' $(LDFLAGS) $(if $(SANITIZE),-fsanitize=$(SANITIZE),-Wl,--gc-sections)
 # libgomp's archive: lib/base/threads.c must run before it does; clang has its own
 LIBGOMP := $(if $(findstring clang,$(CC)),-fopenmp,$(shell $(CC) -print-file-name=libgomp.a))
-LIBS = $(LIBGOMP) -lzstd -larchive -lpcre2-8 -lutf8proc -ljansson -lpopt -lxxhash -lm
+LIBS = $(LIBGOMP) -lzstd -larchive -lpcre2-8 -lutf8proc -ljansson -lpopt -lxxhash -lm -Wl,--as-needed -lopenblas
 
 # A kernel's file suffix says its machine; *_simd.c holds plain loops, compiled once per machine.
 FLAGS_avx2 = -O3 -mavx2 -mfma -mf16c

@@ -81,6 +81,7 @@ const struct backend backend_ref = {
 	.topk = topk_ref,
 	.log_softmax = log_softmax_ref,
 	.adamw = adamw_ref,
+	.gptq = gptq_ref,
 	.sum_squares = sum_squares_ref,
 };
 
@@ -115,6 +116,7 @@ const struct backend backend_avx2 = {
 	.topk = topk_avx2,
 	.log_softmax = log_softmax_avx2,
 	.adamw = adamw_avx2,
+	.gptq = gptq_avx2,
 	.sum_squares = sum_squares_avx2,
 };
 
@@ -149,6 +151,7 @@ const struct backend backend_avx512 = {
 	.topk = topk_avx512,
 	.log_softmax = log_softmax_avx512,
 	.adamw = adamw_avx512,
+	.gptq = gptq_avx512,
 	.sum_squares = sum_squares_avx512,
 };
 

@@ -17,7 +17,7 @@
 	CELL(add, row); CELL(dropout, row); CELL(convert, row); \
 	CELL(gather, row); CELL(scatter, row); CELL(loss, row); CELL(policy, row); \
 	CELL(logprob, row); CELL(sample, row); CELL(mix, row); CELL(topk, row); CELL(log_softmax, row); \
-	CELL(adamw, row); CELL(sum_squares, row)
+	CELL(adamw, row); CELL(gptq, row); CELL(sum_squares, row)
 
 CELLS(ref);
 CELLS(avx2);

@@ -127,6 +127,39 @@ struct sampling {
 	float min_p;
 };
 
+/*
+ * A linear layer W [n, k] and how its codes are found (GPTQ; conformance, gptq 3.1). Columns are
+ * quantised in `order`; what column j loses is made up for by those that follow it in the order, as
+ * u tells: the upper triangle of U^T U = (H permuted)^-1.
+ *
+ *   q = clamp(round(w / s) + z, 0, 2^bits - 1),  e_j = (w - s (q - z)) / u[j, j],  w_i -= e_j u[j, i]
+ *
+ * Scales of a group come from its columns, with lo = min(w, 0), hi = max(w, 0):
+ *   sym:     s = 2 max(-lo, hi) / (2^bits - 1), z = 2^(bits-1)
+ *   signs:   s = -(entry of largest magnitude) / 2^(bits-1), which that entry's code 0 meets exactly
+ *   else:    s = (hi - lo) / (2^bits - 1), z = round(-lo / s); where that is less than least_zero,
+ *            z = least_zero and s = hi / (2^bits - 1 - z)
+ * mse > 0: of 1 s, 0.99 s, ..., 0.21 s the first with the least sum |w - Q(w)|^mse.
+ */
+struct gptq {
+	const float *w;		/* [n, k] */
+	const float *u;		/* [k, k] in the order */
+	const int *order;	/* [k]: the j-th column to be quantised */
+	const int *group;	/* [k] of each column of w */
+	int n, k, groups, bits;
+	int sym, signs;
+	int least_zero;		/* 1 where a zero of 0 cannot be stored */
+	float mse;
+	int ahead;		/* scales are taken before the first column changes; else a group's columns follow one another */
+	int rounded;		/* scales are what f16 holds, finite and not 0, before they are used */
+	int stale;		/* a group that begins inside of a block of GPTQ_BLOCK does not see its updates (GPTQModel) */
+	uint8_t *q;		/* [k, n], rows in the order of w's columns */
+	float *scales;		/* [groups, n] */
+	uint8_t *zeros;		/* [groups, n] */
+	double *error;		/* [n]: sum e^2 = (w - Q) H (w - Q)^T */
+};
+enum { GPTQ_BLOCK = 128 };
+
 struct backend {
 	const char *name;
 	int (*usable)(void);
@@ -276,6 +309,8 @@ struct backend {
 	 */
 	void (*adamw)(void *w, enum dtype type, int16_t *lo, float *m, float *v, float *g, size_t n,
 	    const struct adamw *h);
+	/* Rows are independent. Sums are f64 in the definition; codes differ where rounding decides a tie. */
+	void (*gptq)(const struct gptq *g);
 	/* *sum += sum of squares of x[n] (double, backend memory), in an order fixed by n alone. */
 	void (*sum_squares)(double *sum, const float *x, size_t n);
 };

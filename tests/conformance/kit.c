@@ -214,6 +214,9 @@ kit_tensor(struct verdict *v, const struct safetensors *st, const char *name, si
 			memcpy(&id, p, sizeof id);
 			out[i] = id;
 			break;
+		case DT_U8:
+			out[i] = *(const uint8_t *)p;
+			break;
 		default:
 			dtype_convert(&f, DT_F32, p, t->type, 1);
 			out[i] = f;

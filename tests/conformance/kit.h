@@ -33,7 +33,8 @@ kind_fn kind_rouge, kind_rouge_aggregate, kind_exact_match, kind_stem;
 kind_fn kind_forward, kind_generate, kind_seq_logprob, kind_refuse;
 kind_fn kind_loss, kind_train, kind_sampling, kind_philox, kind_reward;
 kind_fn kind_minillm, kind_minillm_logits, kind_minillm_mix;
-kind_fn kind_grpo, kind_pack;
+kind_fn kind_grpo, kind_pack, kind_gptq;
+void all_gptq(struct verdict *v);	/* what must hold of all cases together */
 
 void fail(struct verdict *v, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Count a comparison that must hold exactly. */

@@ -44,7 +44,7 @@ static const struct kind {
 	{ "on_policy_distillation", kind_minillm, 1 },
 	{ "pack", kind_pack, 0 },
 	{ "dequant", NULL, 0 },
-	{ "gptq", NULL, 0 },
+	{ "gptq", kind_gptq, 1 },
 	{ "gguf", NULL, 0 },
 	{ NULL, NULL, 0 }
 };
@@ -105,12 +105,33 @@ has_kit(const struct kit *k)
 	return has;
 }
 
+struct count { int passed, failed, skipped; };
+
+static void
+report(const char *label, const struct verdict *v, struct count *count)
+{
+	if (v->skipped[0]) {
+		printf("skip %s: %s\n", label, v->skipped);
+		count->skipped++;
+	} else if (v->failure[0]) {
+		printf("not ok %s: %s\n", label, v->failure);
+		count->failed++;
+	} else {
+		if (v->allowed > 0)
+			printf("ok %s max error %.1e of %.1e allowed\n", label, v->error, v->allowed);
+		else
+			printf("ok %s %d equal\n", label, v->compared);
+		count->passed++;
+	}
+}
+
 int
 main(int argc, char **argv)
 {
 	struct kit k = { .directory = argc > 1 ? argv[1] : getenv("KIT") };
 	const char *only = argc > 2 ? argv[2] : "";
-	int passed = 0, failed = 0, skipped = 0;
+	struct count count = { 0, 0, 0 };
+	struct verdict together = { .compared = 0 };
 	json_t *manifest, *entry;
 	size_t i;
 
@@ -135,32 +156,23 @@ main(int argc, char **argv)
 			continue;
 		if (!kind) {
 			printf("not ok %s: a kind that this program does not know\n", label);
-			failed++;
+			count.failed++;
 			continue;
 		}
 		if (!kind->check) {
 			printf("skip %s: the project has no %s yet\n", label, kind->name);
-			skipped++;
+			count.skipped++;
 			continue;
 		}
 		c = kit_json(&k, get_string(entry, "file"));
 		run_case(&v, kind, c, &k);
 		json_decref(c);
-		if (v.skipped[0]) {
-			printf("skip %s: %s\n", label, v.skipped);
-			skipped++;
-		} else if (v.failure[0]) {
-			printf("not ok %s: %s\n", label, v.failure);
-			failed++;
-		} else {
-			if (v.allowed > 0)
-				printf("ok %s max error %.1e of %.1e allowed\n", label, v.error, v.allowed);
-			else
-				printf("ok %s %d equal\n", label, v.compared);
-			passed++;
-		}
+		report(label, &v, &count);
 	}
+	all_gptq(&together);
+	if (together.compared)
+		report("gptq, all cases together", &together, &count);
 	json_decref(manifest);
-	printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped);
-	return failed != 0 || passed + skipped == 0;
+	printf("%d passed, %d failed, %d skipped\n", count.passed, count.failed, count.skipped);
+	return count.failed != 0 || count.passed + count.skipped == 0;
 }
