@@ -18,10 +18,11 @@ rows=(
 	'teacher-logits  tokens,rollouts          stream     -q -m model'
 	'rollout         tokens                   stream     -q -m model --max-tokens 3'
 	'reward          rollouts,rewards         stream     format=1'
+	'grpo-step       rewards                  directory  -q -m model -o out'
 	'perplexity      tokens,rollouts,logits   text       -q -m model'
 	'rouge           rollouts                 text'
 )
-is_stream='any|*tokens*|*rollouts*|*logits*'
+is_stream='any|*tokens*|*rollouts*|*logits*|rewards'
 
 setup_file() {
 	fixture "$BATS_FILE_TMPDIR/fixture"
@@ -407,7 +408,7 @@ escaped() {
 }
 
 @test "two streams, one behind the other, are one" {
-	for type in tokens logits rollouts; do
+	for type in tokens logits rollouts rewards; do
 		for part in 1,3 1,1p\;4,5; do
 			to-json $type | sed -n "${part}p" | from-json >"$type.$part"
 		done

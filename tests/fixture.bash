@@ -3,7 +3,7 @@
 
 export OMP_NUM_THREADS=1
 
-# fixture DIRECTORY: lines, records, config, tokens, logits, rollouts; model and other, with different tokenizers;
+# fixture DIRECTORY: lines, records, config, tokens, logits, rollouts, rewards; model and other, with different tokenizers;
 # small.tokens and small.rollouts, of one record
 fixture() {
 	mkdir "$1"
@@ -26,6 +26,7 @@ fixture() {
 		jq -c 'if .header then . else .supervised = [[1, (.ids | length)]] | .target = "b c" end' | from-json >tokens
 	teacher-logits -q -m model tokens >logits
 	rollout -q -m model --max-tokens 3 tokens >rollouts
+	reward format=1 <rollouts >rewards
 	head -n 1 records | from-json -t tokens >small.tokens
 	head -n 1 records | jq -c '. + {target: "a", completion: "a", logp: [-1], model_logp: [-1]}' |
 		from-json -t rollouts >small.rollouts

@@ -53,6 +53,8 @@ until_done() {
 		kill -9 -- -$pid 2>/dev/null || :
 		wait $pid && break
 		[ $? -eq 137 ] || { cat "$run.log"; return 1; }
+		# the others of the pipe may still be ending
+		while kill -0 -- -$pid 2>/dev/null; do sleep 0.01; done
 		kills=$((kills + 1))
 		[ $kills -lt 300 ] || { echo "no end after 300 kills"; return 1; }
 		# what has its final name is complete

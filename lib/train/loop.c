@@ -255,7 +255,8 @@ loop_run(struct job *job)
 	run_ranks(&l.run);
 	open_data(&l);
 	prepare(&l);
-	if (run_open(&l.run, job->options)) {
+	run_enter(&l.run, job->options);
+	if (run_resume(&l.run)) {
 		data_seek(&l.data, l.run.at.records);
 		steps(&l);
 	}

@@ -21,12 +21,12 @@ struct poptOption recipe_options[] = {
 	{ "model", 'm', POPT_ARG_STRING, &recipe.model, 0, "train this model", "DIR" },
 	{ "output", 'o', POPT_ARG_STRING, &recipe.output, 0,
 	    "run directory; one that holds a run stopped half-way goes on", "DIR" },
-	{ "lr", 0, POPT_ARG_DOUBLE, &recipe.lr, 0, "learning rate (default: 5e-4 for GPT-2, else 1e-5)", "X" },
+	{ "lr", 0, POPT_ARG_DOUBLE, &recipe.lr, 0,
+	    "learning rate (default: 5e-4 for GPT-2, else 1e-5; of grpo-step 1e-6)", "X" },
 	{ "lr-end", 0, POPT_ARG_DOUBLE | SHOW, &recipe.lr_end, 0, "learning rate at the end", "X" },
 	{ "schedule", 0, POPT_ARG_STRING | SHOW, &recipe.schedule_name, 0, "cosine, linear or constant", "NAME" },
 	{ "warmup", 0, POPT_ARG_INT | SHOW, &recipe.warmup, 0, "steps of linear warm-up", "N" },
-	{ "epochs", 0, POPT_ARG_INT | SHOW, &recipe.epochs, 0, "times through the data", "N" },
-	{ "steps", 0, POPT_ARG_INT, &recipe.steps, 0, "optimizer steps, in the place of --epochs", "N" },
+	{ "steps", 0, POPT_ARG_INT, &recipe.steps, 0, "optimizer steps (default: to the end of the data)", "N" },
 	{ "batch", 0, POPT_ARG_INT | SHOW, &recipe.batch, 0, "records of an optimizer step", "N" },
 	{ "micro-tokens", 0, POPT_ARG_INT | SHOW, &recipe.micro_tokens, 0,
 	    "tokens computed at a time; another number changes the rounding", "N" },
@@ -35,7 +35,6 @@ struct poptOption recipe_options[] = {
 	{ "betas", 0, POPT_ARG_STRING | SHOW, &recipe.betas, 0, "AdamW's two", "X,X" },
 	{ "eps", 0, POPT_ARG_DOUBLE | SHOW, &recipe.eps, 0, "AdamW's epsilon", "X" },
 	{ "seed", 's', POPT_ARG_INT | SHOW, &recipe.seed, 0, "of the order and the dropout", "N" },
-	{ "no-shuffle", 0, POPT_ARG_NONE, &recipe.no_shuffle, 0, "take a file's records as they come", NULL },
 	{ "dropout", 0, POPT_ARG_DOUBLE, &recipe.dropout, 0,
 	    "all dropout probabilities of a GPT-2 (default: its config's)", "P" },
 	{ "dtype", 0, POPT_ARG_STRING, &recipe.dtype_name, 0,
@@ -44,9 +43,15 @@ struct poptOption recipe_options[] = {
 	{ "recompute", 0, POPT_ARG_NONE, &recipe.recompute, 0, "compute activations twice, keep few", NULL },
 	{ "memory", 0, POPT_ARG_STRING, &recipe.memory, 0, "refuse to start beyond this, as in 8G (default: all there is)",
 	    "SIZE" },
+	{ "save-every", 0, POPT_ARG_INT, &recipe.save_every, 0, "save every N steps (default: every ten minutes)", "N" },
+	POPT_TABLEEND
+};
+
+struct poptOption recipe_data_options[] = {
+	{ "epochs", 0, POPT_ARG_INT | SHOW, &recipe.epochs, 0, "times through the data", "N" },
+	{ "no-shuffle", 0, POPT_ARG_NONE, &recipe.no_shuffle, 0, "take a file's records as they come", NULL },
 	{ "dev", 0, POPT_ARG_STRING, &recipe.dev, 0, "development set, a file of tokens or logits", "FILE" },
 	{ "dev-every", 0, POPT_ARG_INT, &recipe.dev_every, 0, "its loss every N steps (default: every epoch)", "N" },
-	{ "save-every", 0, POPT_ARG_INT, &recipe.save_every, 0, "save every N steps (default: every ten minutes)", "N" },
 	POPT_TABLEEND
 };
 

@@ -31,9 +31,12 @@ struct recipe {
 };
 
 extern struct recipe recipe;
-extern struct poptOption recipe_options[];
+extern struct poptOption recipe_options[];		/* of every training */
+extern struct poptOption recipe_data_options[];		/* of one that may read its data again */
 
-#define RECIPE_OPTIONS { NULL, 0, POPT_ARG_INCLUDE_TABLE, recipe_options, 0, "Training:", NULL }
+#define RECIPE_OPTIONS \
+	{ NULL, 0, POPT_ARG_INCLUDE_TABLE, recipe_options, 0, "Training:", NULL }, \
+	{ NULL, 0, POPT_ARG_INCLUDE_TABLE, recipe_data_options, 0, "Data:", NULL }
 
 /* Refuse what cannot be (exit 2). */
 void recipe_check(struct recipe *r);

@@ -50,12 +50,12 @@ run_plan(struct run *r, const struct plan *plan)
 	optimizer_init(&r->optimizer, r->model, &r->recipe->adamw);
 }
 
-/* The first rank makes the directory and writes it, the others then read it. */
-static void
-enter(struct run *r, const json_t *options)
+void
+run_enter(struct run *r, const json_t *options)
 {
 	double one = 1;
 
+	/* the first rank makes it and writes it, the others then read it */
 	if (!r->ranks.rank)
 		rundir_open(&r->dir, r->recipe->output, options);
 	ranks_add(&r->ranks, &one, 1);
@@ -64,9 +64,8 @@ enter(struct run *r, const json_t *options)
 }
 
 int
-run_open(struct run *r, const json_t *options)
+run_resume(struct run *r)
 {
-	enter(r, options);
 	if (!rundir_resume(&r->dir, &r->optimizer, &r->at))
 		return 1;
 	if (r->at.finished && !r->ranks.rank)
@@ -191,16 +190,16 @@ due(const struct run *r)
 	return every ? r->at.step % every == 0 : clock_now() - r->saved > SAVE_SECONDS;
 }
 
-void
+int
 run_save_due(struct run *r)
 {
 	/* ranks stop together, after the step in which all have heard of it */
-	int stop = r->ranks.count > 1 ? r->stop : stopped != 0;
+	int stop = r->ranks.count > 1 ? r->stop : stopped != 0, saves = stop || due(r);
 
-	if (stop || due(r))
+	if (saves)
 		save(r);
 	if (!stop)
-		return;
+		return saves;
 	ranks_close(&r->ranks);
 	die("stopped after step %ld; the same command goes on from there", r->at.step);
 }

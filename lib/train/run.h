@@ -33,8 +33,9 @@ struct run {
 void run_ranks(struct run *r);
 /* Say the plan, refuse it if it does not fit, make the optimizer. */
 void run_plan(struct run *r, const struct plan *plan);
-/* Enter the directory and take up where it stands; 0: at the end. */
-int run_open(struct run *r, const json_t *options);
+/* Enter the directory; after run_plan(), take up where it stands; 0: at the end. */
+void run_enter(struct run *r, const json_t *options);
+int run_resume(struct run *r);
 void run_start(struct run *r);
 void run_close(struct run *r);
 
@@ -52,8 +53,8 @@ void run_count(struct run *r, uint64_t tokens, uint64_t targets, double seconds)
 /* Write a step's line of metrics, taken over, with what every step has behind it; and say how it goes. */
 void run_report(struct run *r, json_t *line, double loss, double lr, double norm);
 
-/* Save model and state where that is due, or where a signal asked for the end: then it dies. */
-void run_save_due(struct run *r);
+/* Save model and state where that is due, and say whether; or where a signal asked for the end: then it dies. */
+int run_save_due(struct run *r);
 /* Save for the last time and say what it took; `input` is what the records came from. */
 void run_finish(struct run *r, const char *input);
 

@@ -349,7 +349,9 @@ kind_minillm(struct verdict *v, const json_t *c, const struct kit *k)
 	struct model *m = kit_model(k, get_string(c, "model"));
 	struct stored_teacher teacher = computed_teacher(v, c, k, &s);
 	struct tokens t = tokens_new(&o, s.first[s.count]);
-	struct policy_loss loss = { weights, &t, 1 / (float)t.n, o.temperature };
+	struct policy_loss loss = {
+		.weights = weights, .user = &t, .kl_weight = 1 / (float)t.n, .temperature = o.temperature
+	};
 	struct head *h = head_new(m, teacher.width, 7);
 	int *order = mem_zero((size_t)t.n + 1, sizeof *order), i;
 	float *kl = mem_zero((size_t)t.n + 1, sizeof *kl);
