@@ -12,11 +12,13 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "lib/base/die.h"
 #include "lib/base/file.h"
+#include "lib/base/json.h"
 #include "lib/base/mem.h"
 #include "lib/base/options.h"
 #include "lib/stream/stream.h"
@@ -25,7 +27,7 @@
 #include "lib/text/reader.h"
 #include "lib/text/unicode.h"
 
-enum { BATCH = 1 << 20 };		/* bytes of input between two writes */
+enum { BATCH = 1 << 17 };		/* bytes of input for each thread between two writes: they stay in its caches */
 
 static char *model, *template, *field, *eos, *output, *rows, *references;
 static int max_prompt = 256, max_length = 512, learn_prompt, skip_bad, decode;
@@ -51,17 +53,21 @@ static const struct poptOption options[] = {
 	{ "decode", '\0', POPT_ARG_NONE, &decode, 0,
 	    "from a stream, or from the \"ids\" in a file of JSON lines, to text as JSON lines", NULL },
 	{ "output", 'o', POPT_ARG_STRING, &output, 0, "write to FILE", "FILE" },
-	OPTIONS_COMMON
+	OPTIONS_THREADS_QUIET
 };
 
 /* One line on its way through the threads. */
 struct job {
 	struct example example;
-	json_t *record;
+	struct text id, rest;		/* of its text in the stream: {"id":ID and REST */
+	const char *left_out;		/* a field of its own with a tensor's name */
 	char *why;			/* it is a bad line; NULL: it is not */
 };
 
-struct count {
+struct output {
+	struct stream_out *stream;
+	struct text text;		/* of the record that is written */
+	const char *left_out;
 	uint64_t records, written, dropped, cut, bad, ids, supervised;
 };
 
@@ -163,129 +169,164 @@ is_ours(const struct formatting *r, const char *key)
 	return r->template ? template_uses(r->template, key) : r->field && !strcmp(key, r->field);
 }
 
-static int
-set_references(json_t *text, const json_t *record, char *why)
+static void
+add_field(struct text *out, const char *key, size_t n, const json_t *value)
 {
-	json_t *value = json_object_get(record, references), *list, *one;
+	text_puts(out, ",");
+	json_append_string(out, key, n);
+	text_puts(out, ":");
+	json_append(out, value, 0);
+}
+
+static int
+add_references(struct text *out, const json_t *record, char *why)
+{
+	const json_t *value = json_object_get(record, references), *one;
 	size_t i;
 
 	if (!json_is_string(value) && !json_is_array(value))
 		return reason(why, "there are no references in field '%s'", references);
-	list = json_is_array(value) ? json_incref(value) : json_pack("[O]", value);
-	json_array_foreach(list, i, one)
-		if (!json_is_string(one)) {
-			json_decref(list);
+	json_array_foreach(value, i, one)
+		if (!json_is_string(one))
 			return reason(why, "a reference in field '%s' is not a string", references);
-		}
-	json_object_set_new(text, "references", list);
+	text_puts(out, json_is_array(value) ? ",\"references\":" : ",\"references\":[");
+	json_append(out, value, 0);
+	text_puts(out, json_is_array(value) ? "" : "]");
 	return 0;
+}
+
+static void
+set_id(struct text *out, const json_t *id, uint64_t number)
+{
+	char name[24];
+
+	out->n = 0;
+	if (json_is_string(id))
+		text_add(out, json_string_value(id), json_string_length(id));
+	else {
+		snprintf(name, sizeof name, "%" PRId64, json_is_integer(id) ? (int64_t)json_integer_value(id) : (int64_t)number);
+		text_puts(out, name);
+	}
 }
 
 /* The record's text in the stream: id, prompt, target, then what the template did not use. */
 static int
-set_text(const struct formatting *r, struct job *job, uint64_t number, char *why)
+set_text(const struct formatting *r, struct job *job, json_t *record, uint64_t number, char *why)
 {
-	json_t *id = json_object_get(job->record, "id"), *text = json_object(), *value;
-	char name[24];
-	const char *key;
+	const char *key, *reserved;
+	json_t *value;
 	size_t n;
-	int rc = 0;
 
-	if (!json_is_string(id))
-		snprintf(name, sizeof name, "%" PRId64, json_is_integer(id) ? (int64_t)json_integer_value(id) : (int64_t)number);
-	json_object_set_new(text, "id", json_is_string(id) ? json_incref(id) : json_string(name));
+	set_id(&job->id, json_object_get(record, "id"), number);
+	job->rest.n = 0;
 	if (!r->field) {
-		json_object_set_new(text, "prompt", json_stringn_nocheck(job->example.prompt.s, job->example.prompt.n));
-		json_object_set_new(text, "target", json_stringn_nocheck(job->example.target.s, job->example.target.n));
+		text_puts(&job->rest, ",\"prompt\":");
+		json_append_string(&job->rest, job->example.prompt.s, job->example.prompt.n);
+		text_puts(&job->rest, ",\"target\":");
+		json_append_string(&job->rest, job->example.target.s, job->example.target.n);
 	}
-	if (references)
-		rc = set_references(text, job->record, why);
-	json_object_keylen_foreach(job->record, key, n, value)
-		if (!is_ours(r, key))
-			json_object_setn_nocheck(text, key, n, value);
-	json_decref(job->record);
-	job->record = text;
-	return rc;
+	if (references && add_references(&job->rest, record, why))
+		return -1;
+	json_object_keylen_foreach(record, key, n, value) {
+		if (is_ours(r, key))
+			continue;
+		if ((reserved = stream_reserved(key)))
+			job->left_out = reserved;
+		else
+			add_field(&job->rest, key, n, value);
+	}
+	text_puts(&job->rest, "}");
+	return 0;
 }
 
 static void
 do_job(const struct formatting *r, struct job *job, const char *line, size_t n, uint64_t number)
 {
 	char why[REASON_MAX];
+	json_t *record = reader_parse(line, n, why);
 
-	job->record = reader_parse(line, n, why);
-	job->why = !job->record || example_make(r, job->record, &job->example, why) || set_text(r, job, number, why) ?
+	job->left_out = NULL;
+	job->why = !record || example_make(r, record, &job->example, why) || set_text(r, job, record, number, why) ?
 	    mem_string(why) : NULL;
+	json_decref(record);
 }
 
 static void
-put(struct stream_out *out, json_t *text, const int32_t *ids, size_t n, size_t begin, struct count *count)
+put(struct output *out, const struct job *job, const int32_t *ids, size_t n, size_t begin)
 {
 	const int32_t span[2] = { (int32_t)begin, (int32_t)n };
 	const uint64_t length = n, shape[2] = { 1, 2 };
-	struct record record = { .text = text };
+	struct record record = { .text = NULL };
 
+	out->text.n = 0;
+	text_puts(&out->text, "{\"id\":");
+	json_append_string(&out->text, job->id.s, job->id.n);
+	text_add(&out->text, job->rest.s, job->rest.n);
+	record.json = out->text.s;
+	record.json_size = out->text.n;
 	record_add(&record, "ids", DT_I32, 1, &length, ids);
 	record_add(&record, "supervised", DT_I32, 2, shape, span);
-	stream_put(out, &record);
-	count->written++;
-	count->ids += n;
-	count->supervised += n - begin;
+	stream_put(out->stream, &record);
+	out->written++;
+	out->ids += n;
+	out->supervised += n - begin;
 }
 
 /* Windows of a long plain text are examples by themselves; from the second on their ids are ID:2, ID:3, ... */
 static void
-put_windows(struct stream_out *out, const struct job *job, struct count *count)
+put_windows(struct output *out, struct job *job)
 {
-	const struct example *e = &job->example;
-	char *id = mem_string(json_string_value(json_object_get(job->record, "id"))), *name;
-	size_t at, window;
+	const struct ids *ids = &job->example.ids;
+	size_t at, n, window, name = job->id.n;
+	char suffix[24];
 
-	for (at = window = 0; at < e->ids.n; at += (size_t)max_length) {
-		if (window++) {
-			name = mem_format("%s:%zu", id, window);
-			json_object_set_new(job->record, "id", json_string(name));
-			free(name);
-		}
+	for (at = 0, window = 1; at < ids->n; at += n, window++) {
+		n = ids->n - at < (size_t)max_length ? ids->n - at : (size_t)max_length;
+		snprintf(suffix, sizeof suffix, ":%zu", window);
+		job->id.n = name;
+		text_puts(&job->id, window > 1 ? suffix : "");
 		/* nothing is to be learnt from a single id */
-		if (e->ids.n - at > 1)
-			put(out, job->record, e->ids.id + at,
-			    e->ids.n - at < (size_t)max_length ? e->ids.n - at : (size_t)max_length, 1, count);
+		if (n > 1)
+			put(out, job, ids->id + at, n, 1);
 	}
-	count->dropped += e->ids.n < 2;
-	free(id);
+	out->dropped += ids->n < 2;
 }
 
 static void
-write_job(struct stream_out *out, const struct job *job, const struct corpus_line *line, struct count *count)
+write_job(struct output *out, struct job *job, const struct corpus_line *line)
 {
-	count->records++;
+	out->records++;
 	if (job->why) {
 		if (!skip_bad)
 			die("%s, line %zu: %s", line->file, line->number, job->why);
-		count->bad++;
-	} else if (job->example.dropped)
-		count->dropped++;
+		out->bad++;
+		return;
+	}
+	if (job->left_out)
+		out->left_out = job->left_out;
+	if (job->example.dropped)
+		out->dropped++;
 	else if (field)
-		put_windows(out, job, count);
+		put_windows(out, job);
 	else {
-		put(out, job->record, job->example.ids.id, job->example.ids.n,
-		    learn_prompt ? 1 : job->example.begin, count);
-		count->cut += job->example.cut != 0;
+		put(out, job, job->example.ids.id, job->example.ids.n, learn_prompt ? 1 : job->example.begin);
+		out->cut += job->example.cut != 0;
 	}
 }
 
 static void
-summary(const struct count *c)
+summary(const struct output *out)
 {
 	fprintf(stderr, "%s: %" PRIu64 " of %" PRIu64 " records, %" PRIu64 " ids, %" PRIu64 " to be learnt",
-	    progname, c->written, c->records, c->ids, c->supervised);
-	if (c->dropped)
-		fprintf(stderr, "; %" PRIu64 " dropped (%s)", c->dropped, field ? "too short" : "prompt too long");
-	if (c->cut)
-		fprintf(stderr, "; %" PRIu64 " cut", c->cut);
-	if (c->bad)
-		fprintf(stderr, "; %" PRIu64 " bad", c->bad);
+	    progname, out->written, out->records, out->ids, out->supervised);
+	if (out->dropped)
+		fprintf(stderr, "; %" PRIu64 " dropped (%s)", out->dropped, field ? "too short" : "prompt too long");
+	if (out->cut)
+		fprintf(stderr, "; %" PRIu64 " cut", out->cut);
+	if (out->bad)
+		fprintf(stderr, "; %" PRIu64 " bad", out->bad);
+	if (out->left_out)
+		fprintf(stderr, "; field '%s' left out, a tensor has its name", out->left_out);
 	fputc('\n', stderr);
 }
 
@@ -294,15 +335,14 @@ encode_all(const struct formatting *r, const struct common *common)
 {
 	struct corpus *corpus = corpus_open(common->operands);
 	json_t *header = make_header(r, common);
-	struct stream_out *out = stream_create(output, header);
+	struct output out = { .stream = stream_create(output, header) };
 	struct corpus_batch batch = { .n = 0 };
 	struct job *jobs = NULL;
-	struct count count = { 0 };
-	size_t njobs = 0, i, begin, end;
+	size_t njobs = 0, i, begin, end, bytes = (size_t)omp_get_max_threads() * BATCH;
 	uint64_t first, last, row = 0;
 
 	parse_rows(&first, &last);
-	for (; row < last && corpus_read(corpus, &batch, BATCH); row += batch.n) {
+	for (; row < last && corpus_read(corpus, &batch, bytes); row += batch.n) {
 		if (batch.n > njobs) {
 			jobs = mem_grow(jobs, batch.n, sizeof *jobs);
 			memset(jobs + njobs, 0, (batch.n - njobs) * sizeof *jobs);
@@ -314,17 +354,20 @@ encode_all(const struct formatting *r, const struct common *common)
 		for (i = begin; i < end; i++)
 			do_job(r, &jobs[i], batch.text.s + batch.lines[i].at, batch.lines[i].n, row + i + 1);
 		for (i = begin; i < end; i++) {
-			write_job(out, &jobs[i], &batch.lines[i], &count);
-			json_decref(jobs[i].record);
+			write_job(&out, &jobs[i], &batch.lines[i]);
 			free(jobs[i].why);
 		}
 	}
-	stream_finish(out);
+	stream_finish(out.stream);
 	if (!common->quiet)
-		summary(&count);
-	for (i = 0; i < njobs; i++)
+		summary(&out);
+	for (i = 0; i < njobs; i++) {
 		example_free(&jobs[i].example);
+		free(jobs[i].id.s);
+		free(jobs[i].rest.s);
+	}
 	free(jobs);
+	free(out.text.s);
 	corpus_batch_free(&batch);
 	corpus_close(corpus);
 	json_decref(header);

@@ -39,7 +39,7 @@ static const struct poptOption options[] = {
 	{ "template", 't', POPT_ARG_STRING, &template, 0,
 	    "JSON lines: learn from prompt and response as tokenize makes them", "NAME" },
 	{ "plain", '\0', POPT_ARG_NONE, &plain, 0, "each file is a text", NULL },
-	OPTIONS_COMMON
+	OPTIONS_THREADS_QUIET
 };
 
 static void

@@ -137,6 +137,12 @@ record='{"instruction":"Say a.","response":"a"}'
 	dolly <<<'{"id":12,"instruction":"i","response":"r"}' | records | jq -e '.id == "12"'
 }
 
+@test "a field with a tensor's name is left out, and said so" {
+	dolly <<<'{"instruction":"i","response":"r","ids":[1],"hidden":"h","own\n":1}' |
+		records | jq -e '(has("hidden") | not) and (.ids | length > 1) and ."own\n" == 1'
+	tokenize -m tok -t dolly <<<'{"instruction":"i","response":"r","ids":[1]}' 2>&1 >/dev/null | grep -F "field 'ids' left out"
+}
+
 @test "references come from a field" {
 	line='{"instruction":"i","response":"r","answers":["r","s"],"one":"t"}'
 	dolly --references answers <<<"$line" | records | jq -e '.references == ["r","s"] and (has("answers") | not)'

@@ -26,5 +26,6 @@ void json_write(const char *path, const json_t *json);
  * comma and colon, as there by default.
  */
 void json_append(struct text *out, const json_t *value, int spaced);
+void json_append_string(struct text *out, const char *s, size_t n);	/* valid UTF-8, with its quotes */
 
 #endif

@@ -32,15 +32,15 @@ append_real(struct text *out, double x)
 static void
 append_escape(struct text *out, char c)
 {
-	static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt";
+	static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt", hex[] = "0123456789abcdef";
 	const char *at = c ? strchr(from, c) : NULL;
-	char escape[8];
+	char escape[] = "\\u0000";
 
 	if (at)
-		snprintf(escape, sizeof escape, "\\%c", to[at - from]);
-	else
-		snprintf(escape, sizeof escape, "\\u%04x", (unsigned)c);
-	text_puts(out, escape);
+		escape[1] = to[at - from];
+	escape[4] = hex[c >> 4 & 15];
+	escape[5] = hex[c & 15];
+	text_add(out, escape, at ? 2 : 6);
 }
 
 /* High bits of the bytes that need an escape: a quote, a backslash, a control character. */
@@ -56,8 +56,8 @@ escapes(const char *s)
 	return (((quote - one) & ~quote) | ((slash - one) & ~slash) | ((w - one * 0x20) & ~w)) & high;
 }
 
-static void
-append_string(struct text *out, const char *s, size_t n)
+void
+json_append_string(struct text *out, const char *s, size_t n)
 {
 	const char *end = s + n, *p = s;
 
@@ -101,7 +101,7 @@ append_object(struct text *out, const json_t *object, int spaced)
 	json_object_keylen_foreach((json_t *)object, key, n, value) {
 		if (i++)
 			text_add(out, ", ", spaced ? 2 : 1);
-		append_string(out, key, n);
+		json_append_string(out, key, n);
 		text_add(out, ": ", spaced ? 2 : 1);
 		json_append(out, value, spaced);
 	}
@@ -115,7 +115,7 @@ json_append(struct text *out, const json_t *value, int spaced)
 
 	switch (json_typeof(value)) {
 	case JSON_STRING:
-		append_string(out, json_string_value(value), json_string_length(value));
+		json_append_string(out, json_string_value(value), json_string_length(value));
 		break;
 	case JSON_INTEGER:
 		text_add(out, number, (size_t)snprintf(number, sizeof number, "%lld",

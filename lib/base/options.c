@@ -15,13 +15,17 @@ static int help, version;
 	{ "threads", 'j', POPT_ARG_INT, &parsed.threads, 0, \
 	    "compute with N threads; results do not depend on it (default: all cores)", "N" }
 
+#define QUIET { "quiet", 'q', POPT_ARG_NONE, &parsed.quiet, 0, "no progress on stderr", NULL }
+
 struct poptOption options_machine[] = {
 	{ "backend", 'b', POPT_ARG_STRING, &parsed.backend, 0,
 	    "compute with this row of kernels: ref, avx2, avx512, cuda (default: the fastest)", "NAME" },
 	THREADS,
-	{ "quiet", 'q', POPT_ARG_NONE, &parsed.quiet, 0, "no progress on stderr", NULL },
+	QUIET,
 	POPT_TABLEEND
 };
+
+struct poptOption options_threads_quiet[] = { THREADS, QUIET, POPT_TABLEEND };
 
 struct poptOption options_threads[] = { THREADS, POPT_TABLEEND };
 

@@ -25,6 +25,7 @@ struct common {
 
 extern struct poptOption options_machine[];	/* -b, -j, -q; for tools that compute */
 extern struct poptOption options_threads[];	/* -j; for tools that compute without kernels */
+extern struct poptOption options_threads_quiet[];	/* -j, -q; for those that print what they did, too */
 extern struct poptOption options_help[];	/* -h, -V; for every tool */
 
 /* Last lines of a tool's table. */
@@ -32,6 +33,8 @@ extern struct poptOption options_help[];	/* -h, -V; for every tool */
 	{ NULL, 0, POPT_ARG_INCLUDE_TABLE, options_machine, 0, "Machine:", NULL }, OPTIONS_HELP
 #define OPTIONS_THREADS \
 	{ NULL, 0, POPT_ARG_INCLUDE_TABLE, options_threads, 0, "Machine:", NULL }, OPTIONS_HELP
+#define OPTIONS_THREADS_QUIET \
+	{ NULL, 0, POPT_ARG_INCLUDE_TABLE, options_threads_quiet, 0, "Machine:", NULL }, OPTIONS_HELP
 #define OPTIONS_HELP \
 	{ NULL, 0, POPT_ARG_INCLUDE_TABLE, options_help, 0, "Help:", NULL }, POPT_TABLEEND
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <ctype.h>
+#include <pthread.h>
 #include <string.h>
 
 #include "lib/base/die.h"
@@ -287,6 +288,33 @@ header_new(const char *type, const struct stream_in *from, const struct common *
 	json_array_append_new(history, command_line(common));
 	json_object_set_new(header, "history", history);
 	return header;
+}
+
+static json_t *tensors;			/* their names, of all types */
+
+static void
+collect_tensors(void)
+{
+	const struct schema *s;
+	json_t *schema;
+
+	tensors = json_object();
+	for (s = schemas; s->type; s++) {
+		schema = header_schema(s->type);
+		json_object_update(tensors, json_object_get(schema, "fields"));
+		json_decref(schema);
+	}
+}
+
+const char *
+stream_reserved(const char *name)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	void *at;
+
+	pthread_once(&once, collect_tensors);
+	at = json_object_iter_at(tensors, name);
+	return at ? json_object_iter_key(at) : NULL;
 }
 
 void

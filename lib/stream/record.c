@@ -120,14 +120,13 @@ tensor_bytes(const struct record *r, const struct field *f, const struct tensor 
 static void
 append_text(const struct record *r, struct buffer *out)
 {
-	struct text text = { NULL, 0, 0 };
+	struct text text = { (char *)out->data, out->size, out->cap };
 
-	if (!r->text)
-		return;
-	json_append(&text, r->text, 0);
-	memcpy(buffer_reserve(out, text.n + ALIGN), text.s, text.n);
-	out->size += text.n;
-	free(text.s);
+	if (r->text)
+		json_append(&text, r->text, 0);
+	else
+		text_add(&text, r->json, r->json_size);
+	*out = (struct buffer){ (unsigned char *)text.s, text.n, text.cap };
 }
 
 static void

@@ -32,6 +32,8 @@ struct tensor {
 
 struct record {
 	json_t *text;			/* object; unknown fields travel on */
+	const char *json;		/* for stream_put(), instead of it: the object as JSON */
+	size_t json_size;
 	int ntensors;
 	struct tensor tensors[RECORD_TENSORS];
 };
@@ -56,6 +58,8 @@ const char *record_id(const struct record *r);		/* text.id, or "?" */
 struct stream_in;
 struct stream_out;
 json_t *header_new(const char *type, const struct stream_in *from, const struct common *common);
+/* The name again when a tensor of some type has it, so that no text should; else NULL. */
+const char *stream_reserved(const char *name);
 void header_field(json_t *header, const char *name, enum dtype type, int ntrailing, const uint64_t *trailing);
 
 /*
