@@ -46,6 +46,8 @@ has_avx512(void)
 	.weight_elements = weight_elements_cpu, \
 	.weight_put = weight_put_cpu, \
 	.weight_get = weight_get_cpu, \
+	.quant_bytes = quant_bytes_cpu, \
+	.quant_put = quant_put_cpu, \
 	.bias_backward = bias_backward_cpu, \
 	.embed = embed_cpu, \
 	.embed_backward = embed_backward_cpu

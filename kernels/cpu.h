@@ -19,6 +19,13 @@ void sync_cpu(void);
 size_t weight_elements_cpu(enum dtype type, int n, int k);
 void weight_put_cpu(struct weight *w, int row, int rows, const void *src, enum dtype from, int transposed);
 void weight_get_cpu(void *dst, enum dtype to, const struct weight *w, int row, int rows, int transposed);
+/* Quantised weights: kernels/quant.c. */
+size_t quant_bytes_cpu(const struct quant *q, int n, int k);
+void quant_put_cpu(struct weight *w, int row, int rows, const int8_t *codes, const uint16_t *scales,
+    const int16_t *zeros);
+void quant_get_cpu(void *dst, enum dtype to, const struct weight *w, int row, int rows, int transposed);
+void quant_matmul_ref(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w,
+    const float *b, int m, int n, int accumulate);
 
 /* Matrix products: kernels/matmul*.c. */
 #define CPU_MATMUL(row) \

@@ -63,6 +63,10 @@ matmul_ref(void *y, enum dtype ytype, const void *x, enum dtype xtype, const str
 {
 	int p, r, i, o;
 
+	if (w->type == DT_U8) {
+		quant_matmul_ref(y, ytype, x, xtype, w, b, m, n, accumulate);
+		return;
+	}
 	#pragma omp parallel for schedule(static) private(r, i, o)
 	for (p = 0; p < n; p += PANEL)
 		for (r = 0; r < m; r++) {

@@ -44,6 +44,32 @@ dot(vec sum, vec a, vec b)
 	return _mm256_fmadd_ps(a, b, sum);
 }
 
+static inline vec
+vec_fma(vec sum, vec a, vec b)
+{
+	return _mm256_fmadd_ps(a, b, sum);
+}
+
+static inline vec
+vec_half(const uint16_t *p)
+{
+	return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+
+/* Of 8 words the signed four bits from `shift` on. */
+static inline vec
+vec_code4(const void *p, int shift)
+{
+	return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(_mm256_loadu_si256(p), 28 - shift), 28));
+}
+
+/* 8 signed bytes. */
+static inline vec
+vec_code8(const void *p)
+{
+	return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
+}
+
 /* Words word .. word+3 of lines i and i+4. */
 static inline vec
 vec_quads(const uint32_t *const line[LANES], int i, int word)
@@ -73,6 +99,18 @@ transpose(uint32_t *to, int stride, const uint32_t *const line[LANES])
 		_mm256_storeu_pd((double *)(to + 2 * stride), _mm256_unpacklo_pd(b, d));
 		_mm256_storeu_pd((double *)(to + 3 * stride), _mm256_unpackhi_pd(b, d));
 	}
+}
+
+static inline vec
+code4_word(const void *p, int word)
+{
+	return vec_code4(p, 16 * (word % 2) + 4 * (word / 2));
+}
+
+static inline vec
+word_of(const vec *x)
+{
+	return *x;
 }
 
 #include "kernels/matmul_blocks.h"

@@ -10,12 +10,24 @@ dot(vec sum, vec a, vec b)
 	return _mm512_fmadd_ps(a, b, sum);
 }
 
+static inline vec
+code4_word(const void *p, int word)
+{
+	return vec_code4(p, 16 * (word % 2) + 4 * (word / 2));
+}
+
+static inline vec
+word_of(const vec *x)
+{
+	return *x;
+}
+
 #include "kernels/matmul_blocks.h"
 
 static int
 by_pairs(const struct weight *w)
 {
-	return w->type == DT_BF16 && __builtin_cpu_supports("avx512bf16");
+	return w->type != DT_F32 && __builtin_cpu_supports("avx512bf16");
 }
 
 void

@@ -41,6 +41,54 @@ vec_high(vec x)
 	return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32((int)0xffff0000)));
 }
 
+static inline vec
+vec_fma(vec sum, vec a, vec b)
+{
+	return _mm512_fmadd_ps(a, b, sum);
+}
+
+static inline vec
+vec_half(const uint16_t *p)
+{
+	return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+/* Of 16 words the signed four bits from `shift` on. The table has 16 entries and sees no other bits. */
+static inline vec
+vec_code4(const void *p, int shift)
+{
+	const vec table = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
+
+	return _mm512_permutexvar_ps(_mm512_srli_epi32(_mm512_loadu_si512(p), (unsigned)shift), table);
+}
+
+/* The same of both halves of each word, as pairs of bf16; a table of 32 entries is twice the same 16. */
+static inline vec
+vec_code4_pair(const void *p, int shift)
+{
+	const __m512i table = _mm512_broadcast_i64x4(_mm256_setr_epi16(0, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0,
+	    0x40c0, 0x40e0, (short)0xc100, (short)0xc0e0, (short)0xc0c0, (short)0xc0a0, (short)0xc080, (short)0xc040,
+	    (short)0xc000, (short)0xbf80));
+
+	return _mm512_castsi512_ps(_mm512_permutexvar_epi16(_mm512_srli_epi16(_mm512_loadu_si512(p), (unsigned)shift),
+	    table));
+}
+
+/* 16 signed bytes. */
+static inline vec
+vec_code8(const void *p)
+{
+	return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
+}
+
+/* Two numbers that bf16 holds exactly, as a pair. */
+static inline vec
+vec_pair(vec low, vec high)
+{
+	return _mm512_castsi512_ps(_mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(low), 16),
+	    _mm512_castps_si512(high)));
+}
+
 /* Words word .. word+3 of lines i, i+4, i+8, i+12. */
 static inline vec
 vec_quads(const uint32_t *const line[LANES], int i, int word)

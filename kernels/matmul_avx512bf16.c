@@ -10,6 +10,18 @@ dot(vec sum, vec a, vec b)
 	return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
 }
 
+static inline vec
+code4_word(const void *p, int word)
+{
+	return vec_code4_pair(p, 4 * word);
+}
+
+static inline vec
+word_of(const vec *x)
+{
+	return vec_pair(x[0], x[1]);
+}
+
 #include "kernels/matmul_blocks.h"
 
 void

@@ -2,8 +2,8 @@
 /*
  * matmul_blocks - the three matrix products as one blocked product C = A B
  *
- * Included by kernels/matmul_MACHINE.c after the registers (vec) and dot(), the
- * multiply-add. Everything is in words of 32 bits along the sum: one f32, or
+ * Included by kernels/matmul_MACHINE.c after the registers (vec), dot(), the
+ * multiply-add, and what kernels/quant_blocks.h makes words with. Everything is in words of 32 bits along the sum: one f32, or
  * where PAIRS is 1 two bf16, whose product dot() adds up.
  *
  *	          rows of C    columns of C    sum
@@ -18,7 +18,7 @@
  * block of words and is carried from block to block as f32. So each element is
  * one chain of multiply-adds in the order of the sum, whatever the tile, the
  * block, the thread and the number of rows: a row's result does not depend on
- * its company.
+ * its company. Of quantised weights the chain is that of a group.
  *
  * Sizes: a panel's block stays in L1, the strips' block and the carried sums of
  * PANEL_GROUP panels in L2. Each thread owns a rectangle of C.
@@ -53,9 +53,12 @@ struct ahead;
 struct product {
 	int rows, cols;			/* of C */
 	int sum, words;			/* length of the sum, in elements and words */
+	int group;			/* words that share a scale of B's; 0: there are no scales */
 	void (*pack_rows)(uint32_t *a, const struct product *p, int row, int rows, int word, int words);
 	/* Returns the words of the panel at col: b, or where they lie already. */
 	const uint32_t *(*pack_cols)(uint32_t *b, const struct product *p, int col, int word, int words);
+	/* Adds a group's sums to the total: the group of the word. */
+	void (*fold)(const struct product *p, float *total, const float *sum, int rows, int col, int word);
 	void (*finish)(const struct product *p, const float *c, int row, int rows, int col);
 	/* The s-th share of what pack_cols will read. */
 	struct ahead (*ahead)(const struct product *p, int col, int word, int words, int s);
@@ -548,6 +551,19 @@ struct block {
 	float *c;
 };
 
+/* What is carried of a tile: its sums, and where these are of a group alone, the total. */
+static inline int
+carried(const struct product *p)
+{
+	return p->group ? 2 * TILE : TILE;
+}
+
+static inline int
+group_begins(const struct product *p, int word)
+{
+	return p->group ? word % p->group == 0 : word == 0;
+}
+
 /* One panel times all strips, while what comes next is fetched: the next panel's words, or c to be added to. */
 static void
 block_panel(const struct block *k, const struct place *at, const struct place *next, float *sums)
@@ -556,7 +572,7 @@ block_panel(const struct block *k, const struct place *at, const struct place *n
 	const uint32_t *b = p->pack_cols(k->b, p, at->col, at->word, at->words);
 	int s, last = at->word + at->words == p->words;
 
-	for (s = 0; s < k->strips; s++, sums += TILE) {
+	for (s = 0; s < k->strips; s++, sums += carried(p)) {
 		int row = k->row + s * k->strip, rows = min(k->strip, k->row_end - row);
 		const uint32_t *a = k->a + ((size_t)s * (size_t)k->length + (size_t)(at->word - k->word)) * ROWS;
 		struct ahead ahead = nothing;
@@ -565,28 +581,42 @@ block_panel(const struct block *k, const struct place *at, const struct place *n
 			ahead = p->ahead(p, next->col, next->word, next->words, s);
 		if (last && !ahead.p && p->finish == finish_gradient)
 			ahead = ahead_gradient(p, at->col, row, at->words);
-		tiles[rows](sums, a, b, at->words, at->word > 0, &ahead);
+		tiles[rows](sums, a, b, at->words, !group_begins(p, at->word), &ahead);
+		if (p->group && at->word < p->group)
+			memset(sums + TILE, 0, TILE * sizeof *sums);
+		if (p->group && (last || group_begins(p, at->word + at->words)))
+			p->fold(p, sums + TILE, sums, rows, at->col, at->word);
 		if (last)
-			p->finish(p, sums, row, rows, at->col);
+			p->finish(p, p->group ? sums + TILE : sums, row, rows, at->col);
 	}
+}
+
+/* Words from `word` on that are worked on at once: of one span, and of one group. */
+static int
+block_words(const struct block *k, int word)
+{
+	int group = k->p->group, left = k->word_end - word;
+
+	if (!group)
+		return min(even_cut(k->word_end - k->word, WORD_BLOCK, PANEL), left);
+	return min(even_cut(group, WORD_BLOCK, PANEL), min(group - word % group, left));
 }
 
 /* All words of the span, of all strips, for the panels col .. col_end-1. */
 static void
 block_group(const struct block *k, int col, int col_end)
 {
-	int step = even_cut(k->word_end - k->word, WORD_BLOCK, PANEL);
-	struct place at = { col, k->word, min(step, k->word_end - k->word) }, next;
+	struct place at = { col, k->word, block_words(k, k->word) }, next;
 
 	for (; at.words; at = next) {
 		next = at;
 		next.col += PANEL;
 		if (next.col >= col_end) {
 			next.col = col;
-			next.word += step;
-			next.words = next.word < k->word_end ? min(step, k->word_end - next.word) : 0;
+			next.word += at.words;
+			next.words = block_words(k, next.word);
 		}
-		block_panel(k, &at, &next, k->c + (size_t)((at.col - col) / PANEL * k->strips) * TILE);
+		block_panel(k, &at, &next, k->c + (size_t)((at.col - col) / PANEL * k->strips * carried(k->p)));
 	}
 }
 
@@ -617,7 +647,7 @@ product_part(const struct product *p, const struct part *part, int strip)
 	if (panels == 0 || step == 0)
 		return;
 	a = (size_t)(step / strip + 1) * (size_t)span * ROWS;
-	sums = (size_t)(step / strip) * TILE * (size_t)(span < p->words ? panels : min(panels, PANEL_GROUP));
+	sums = (size_t)(step / strip * carried(p)) * (size_t)(span < p->words ? panels : min(panels, PANEL_GROUP));
 	k.a = scratch((a + b + sums) * sizeof *k.a);
 	k.b = k.a + a;
 	for (k.row = part->row; k.row < part->row_end; k.row = k.row_end) {
@@ -629,7 +659,7 @@ product_part(const struct product *p, const struct part *part, int strip)
 			for (c = part->col; c < part->col_end; c += PANEL_GROUP * PANEL) {
 				k.c = (float *)(k.b + b);
 				if (span < p->words)
-					k.c += (size_t)((c - part->col) / PANEL * k.strips) * TILE;
+					k.c += (size_t)((c - part->col) / PANEL * k.strips * carried(p));
 				block_group(&k, c, min(c + PANEL_GROUP * PANEL, part->col_end));
 			}
 		}
@@ -674,11 +704,12 @@ narrow_panel(const struct product *p, const uint32_t *a, int strip, int col)
 	p->finish(p, c, 0, p->rows, col);
 }
 
-static void
-narrow_part(const struct product *p, const struct part *part, int strip)
+/* All rows in `strips` strips; one that is alone has no gaps. Valid until the thread's next scratch(). */
+static uint32_t *
+narrow_pack(const struct product *p, int strip, int strips)
 {
-	int strips = (p->rows + strip - 1) / strip, i, s, col;
 	uint32_t *a = scratch(((size_t)strips * strip_words(p) + LANES * ROWS) * sizeof *a), stage[LANES];
+	int i, s;
 
 	if (p->rows == 1)
 		for (i = 0; i < p->words; i += LANES)
@@ -686,6 +717,15 @@ narrow_part(const struct product *p, const struct part *part, int strip)
 	else
 		for (s = 0; s < strips; s++)
 			pack_turned(a + (size_t)s * strip_words(p), p, s * strip, min(strip, p->rows - s * strip), 0, p->words);
+	return a;
+}
+
+static void
+narrow_part(const struct product *p, const struct part *part, int strip)
+{
+	uint32_t *a = narrow_pack(p, strip, (p->rows + strip - 1) / strip);
+	int col;
+
 	for (col = part->col; col < part->col_end; col += PANEL)
 		narrow_panel(p, a, strip, col);
 }
@@ -720,25 +760,24 @@ part_of(const struct product *p, int strip, int thread, int threads)
 	return part;
 }
 
+typedef void part_function(const struct product *p, const struct part *part, int strip);
 static void
-product_run(const struct product *p, int narrow, int strip)
+product_run(const struct product *p, part_function *run, int strip)
 {
 	int pays = (double)p->rows * p->cols * p->words > SMALL;
 
 	#pragma omp parallel if (pays)
 	{
-		struct part part = part_of(p, narrow ? p->rows : strip, omp_get_thread_num(), omp_get_num_threads());
+		struct part part = part_of(p, run == product_part ? strip : p->rows, omp_get_thread_num(),
+		    omp_get_num_threads());
 
-		if (narrow)
-			narrow_part(p, &part, strip);
-		else
-			product_part(p, &part, strip);
+		run(p, &part, strip);
 	}
 }
 
 static void
-forward(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w, const float *b, int m,
-    int n, int accumulate)
+forward_panels(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w, const float *b,
+    int m, int n, int accumulate)
 {
 	int halves = !PAIRS && w->type == DT_BF16;
 	struct product p = {
@@ -747,7 +786,16 @@ forward(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct
 		.ahead = ahead_panel, .x = { x, xtype, w->k }, .w = w, .b = b, .y = y, .ytype = ytype, .accumulate = accumulate,
 	};
 
-	product_run(&p, m <= NARROW, even_cut(m, ROWS, 1));
+	product_run(&p, m <= NARROW ? narrow_part : product_part, even_cut(m, ROWS, 1));
+}
+
+#include "kernels/quant_blocks.h"
+
+static void
+forward(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w, const float *b, int m,
+    int n, int accumulate)
+{
+	(w->type == DT_U8 ? forward_quantised : forward_panels)(y, ytype, x, xtype, w, b, m, n, accumulate);
 }
 
 static void
@@ -760,7 +808,7 @@ backward_x(void *dx, enum dtype dxtype, const void *dy, enum dtype dytype, const
 		.ahead = ahead_turned, .x = { dy, dytype, n }, .w = w, .y = dx, .ytype = dxtype, .accumulate = accumulate,
 	};
 
-	product_run(&p, 0, even_cut(m, ROWS, 1));
+	product_run(&p, product_part, even_cut(m, ROWS, 1));
 }
 
 static void
@@ -778,6 +826,6 @@ backward_w(float *dw, const struct weight *w, const void *dy, enum dtype dytype,
 		p.words = (p.sum + WORD - 1) / WORD;
 		p.x.data = matrix_at(&p.x, row ? step : 0, 0);
 		p.dy.data = matrix_at(&p.dy, row ? step : 0, 0);
-		product_run(&p, 0, even_cut(w->k, ROWS, 2));
+		product_run(&p, product_part, even_cut(w->k, ROWS, 2));
 	}
 }

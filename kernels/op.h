@@ -28,6 +28,18 @@
 #include "kernels/dtype.h"
 
 /*
+ * How a weight is quantised (kernels/quant.h for CPUs): W[o, i] = scale (code - zero), where code is a signed
+ * integer of so many bits, and scale, an f16, and zero are of output o and the group of input i. Such a weight
+ * can be multiplied by and read, not trained.
+ */
+struct quant {
+	int bits;		/* 4 or 8 */
+	int group;		/* inputs of a group, a multiple of 8; the last may have fewer */
+	int asymmetric;		/* zeros are kept; without, all are 0 */
+	int *order;		/* [k]: the input that stands at each place, backend memory; NULL: as they come */
+};
+
+/*
  * A matrix of weights W [n, k] in the backend's own layout (kernels/panel.h for
  * CPUs): one layout for training, prefill and decode. Its elements have an
  * order; gradient and optimizer state use the same order, so that elementwise
@@ -35,9 +47,10 @@
  */
 struct weight {
 	void *data;
-	enum dtype type;	/* DT_F32 or DT_BF16 */
+	enum dtype type;	/* DT_F32 or DT_BF16; DT_U8: quantised */
 	int n, k;		/* outputs, inputs */
-	size_t elements;	/* of data, padding included: weight_elements() */
+	size_t elements;	/* of data, padding included: weight_elements(), quant_bytes() */
+	struct quant quant;	/* where type is DT_U8 */
 };
 
 /* Packed sequences: rows offsets[s] .. offsets[s+1]-1 are sequence s, positions from 0. */
@@ -181,6 +194,14 @@ struct backend {
 	 */
 	void (*weight_put)(struct weight *w, int row, int rows, const void *src, enum dtype from, int transposed);
 	void (*weight_get)(void *dst, enum dtype to, const struct weight *w, int row, int rows, int transposed);
+	/* Bytes of a quantised weight [n, k]. */
+	size_t (*quant_bytes)(const struct quant *q, int n, int k);
+	/*
+	 * Rows row .. row+rows-1 of a quantised w from host memory: codes [k, rows] in the order of their places,
+	 * scales (f16) and zeros [groups, rows]; zeros NULL where w is symmetric.
+	 */
+	void (*quant_put)(struct weight *w, int row, int rows, const int8_t *codes, const uint16_t *scales,
+	    const int16_t *zeros);
 
 	/*
 	 * y[m, n] = x[m, k] W^T + b, over the first n <= w->n rows of W. b may be

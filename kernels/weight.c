@@ -178,6 +178,10 @@ weight_get_cpu(void *dst, enum dtype to, const struct weight *w, int row, int ro
 	struct plain s = { dst, to, row, rows, transposed };
 	int p, i;
 
+	if (w->type == DT_U8) {
+		quant_get_cpu(dst, to, w, row, rows, transposed);
+		return;
+	}
 	#pragma omp parallel for schedule(static) private(i)
 	for (p = row / PANEL; p < (row + rows + PANEL - 1) / PANEL; p++) {
 		if (same_words(&s, w)) {

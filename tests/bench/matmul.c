@@ -78,7 +78,8 @@ fill(size_t n)
 static struct weight
 weights(const struct shape *s)
 {
-	struct weight w = { NULL, DT_BF16, s->n, s->k, weight_elements_cpu(DT_BF16, s->n, s->k) };
+	struct weight w = { .type = DT_BF16, .n = s->n, .k = s->k,
+	    .elements = weight_elements_cpu(DT_BF16, s->n, s->k) };
 
 	w.data = fill(w.elements);
 	return w;

@@ -25,6 +25,18 @@ dot(vec sum, vec a, vec b)
 	return _mm512_fmadd_ps(vec_high(a), vec_high(b), _mm512_fmadd_ps(vec_low(a), vec_low(b), sum));
 }
 
+static inline vec
+code4_word(const void *p, int word)
+{
+	return vec_code4_pair(p, 4 * word);
+}
+
+static inline vec
+word_of(const vec *x)
+{
+	return vec_pair(x[0], x[1]);
+}
+
 #include "kernels/matmul_blocks.h"
 
 struct row {
@@ -103,7 +115,7 @@ static struct weight
 weights(enum dtype type, int n, int k)
 {
 	struct array plain = array(DT_F32, (size_t)n * (size_t)k);
-	struct weight w = { NULL, type, n, k, weight_elements_cpu(type, n, k) };
+	struct weight w = { .type = type, .n = n, .k = k, .elements = weight_elements_cpu(type, n, k) };
 
 	w.data = alloc_cpu(w.elements * dtype_size(type));
 	weight_put_cpu(&w, 0, n, plain.data, DT_F32, 0);
@@ -164,6 +176,106 @@ try_dw(const struct row *row, const struct weight *w, const struct shape *s, enu
 	return far;
 }
 
+/* Random codes, scales of both signs and, where q says so, zeros and an order of the inputs. */
+static struct weight
+quantised(struct quant q, int n, int k)
+{
+	struct weight w = { NULL, DT_U8, n, k, quant_bytes_cpu(&q, n, k), q };
+	int groups = quant_group_count(&q, k), half = 1 << (q.bits - 1), i;
+	size_t codes = (size_t)k * (size_t)n, heads = (size_t)groups * (size_t)n, j;
+	int8_t *code = mem_alloc(codes);
+	uint16_t *scales = mem_zero(heads, sizeof *scales);
+	int16_t *zeros = mem_zero(heads, sizeof *zeros);
+
+	for (j = 0; j < codes; j++)
+		code[j] = (int8_t)floorf((float)half * uniform());
+	for (j = 0; j < heads; j++) {
+		scales[j] = f32_to_f16(uniform() / 16);
+		zeros[j] = (int16_t)floorf((float)half * uniform());
+	}
+	w.data = alloc_cpu(w.elements);
+	quant_put_cpu(&w, 0, n / 3, code, scales, zeros);	/* overwritten: rows have their places */
+	quant_put_cpu(&w, 0, n, code, scales, zeros);
+	if (q.order) {
+		w.quant.order = mem_zero((size_t)k, sizeof *w.quant.order);
+		for (i = 0; i < k; i++)
+			w.quant.order[i] = (i * 5 + 3) % k;
+	}
+	free(code);
+	free(scales);
+	free(zeros);
+	return w;
+}
+
+/* Against a dense product with what weight_get() reads, which holds the definition to the layout. */
+static double
+try_definition(const struct weight *w)
+{
+	struct shape s = { 3, w->n, w->k, w->n };
+	struct array x = array(DT_F32, (size_t)s.m * (size_t)s.k), y = array(DT_F32, (size_t)s.m * (size_t)s.n);
+	struct array want = array(DT_F32, y.n), plain = array(DT_F32, (size_t)s.n * (size_t)s.k);
+	struct weight dense = { .type = DT_F32, .n = w->n, .k = w->k, .elements = weight_elements_cpu(DT_F32, w->n, w->k) };
+	double far;
+
+	dense.data = alloc_cpu(dense.elements * sizeof(float));
+	weight_get_cpu(plain.data, DT_F32, w, 0, w->n, 0);
+	weight_put_cpu(&dense, 0, w->n, plain.data, DT_F32, 0);
+	matmul_ref(want.data, DT_F32, x.data, DT_F32, &dense, NULL, s.m, s.n, 0);
+	matmul_ref(y.data, DT_F32, x.data, DT_F32, w, NULL, s.m, s.n, 0);
+	far = distance(&y, &want, s.k, 0);
+	free_cpu(x.data);
+	free_cpu(y.data);
+	free_cpu(want.data);
+	free_cpu(plain.data);
+	free_cpu(dense.data);
+	return far;
+}
+
+static void check_forward_company(const struct row *row, const struct weight *w, const char *name);
+
+static void
+check_quantised(const struct row *row)
+{
+	static int scattered;
+	static const struct { int bits, group, asymmetric, *order, n, k; } kinds[] = {
+		{ 4, 128, 0, NULL, 96, 896 }, { 4, 128, 1, NULL, 160, 300 }, { 4, 32, 0, &scattered, 64, 96 },
+		{ 4, 64, 1, &scattered, 32, 992 }, { 4, 4864, 0, NULL, 33, 4864 }, { 8, 128, 0, NULL, 128, 896 },
+		{ 8, 904, 0, NULL, 517, 897 }, { 8, 40, 1, NULL, 70, 85 }, { 4, 8, 0, NULL, 31, 17 }, { 8, 8, 0, NULL, 1, 13 },
+		{ 4, 200, 1, &scattered, 65, 2816 },
+	};
+	static const enum dtype types[] = { DT_F32, DT_BF16 };
+	char name[96];
+	size_t i;
+	int t, m;
+
+	for (i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+		struct weight w = quantised((struct quant){ kinds[i].bits, kinds[i].group, kinds[i].asymmetric, kinds[i].order },
+		    kinds[i].n, kinds[i].k);
+		double off = try_definition(&w), definition = off;
+
+		snprintf(name, sizeof name, "%s %d bits by %d%s%s [%d, %d]", row->name, kinds[i].bits, kinds[i].group,
+		    kinds[i].asymmetric ? ", zeros" : "", kinds[i].order ? ", scattered" : "", w.n, w.k);
+		for (t = 0; t < 8; t++)
+			for (m = 1; m <= 13; m += t ? 12 : 1) {
+				struct shape s = { m, t & 1 ? (w.n + 1) / 2 : w.n, w.k, w.n };
+				struct array x = array(types[t & 1], (size_t)m * (size_t)w.k), y = array(types[t >> 1 & 1], (size_t)m *
+				    (size_t)s.n), want = duplicate(&y), b = array(DT_F32, (size_t)s.n);
+
+				matmul_ref(want.data, y.type, x.data, x.type, &w, t & 1 ? (float *)b.data : NULL, m, s.n, t >> 2);
+				row->forward(y.data, y.type, x.data, x.type, &w, t & 1 ? (float *)b.data : NULL, m, s.n, t >> 2);
+				off = fmax(off, distance(&y, &want, w.k, row->bf16_only && x.type == DT_F32));
+				free_cpu(x.data);
+				free_cpu(y.data);
+				free_cpu(b.data);
+				free_cpu(want.data);
+			}
+		ok(definition < 1 && off < 1, "%s: off by %.2f of the tolerance, the definition by %.2f", name, off, definition);
+		check_forward_company(row, &w, name);
+		free_cpu(w.data);
+		free(w.quant.order);
+	}
+}
+
 /* Every combination of types, bias and accumulation. */
 static void
 check_shape(const struct row *row, enum dtype wtype, const struct shape *s)
@@ -184,6 +296,36 @@ check_shape(const struct row *row, enum dtype wtype, const struct shape *s)
 	    "%s %s [%d of %d, %d] x %d rows: off by %.2f, dx %.2f, dw %.2f of the tolerance", row->name,
 	    dtype_name(wtype), s->n, s->outputs, s->k, s->m, forward, dx, dw);
 	free_cpu(w.data);
+}
+
+/* The forward alone: rows in any company, by any number of threads. */
+static void
+check_forward_company(const struct row *row, const struct weight *w, const char *name)
+{
+	enum { M = 83 };
+	size_t n = (size_t)w->n, k = (size_t)w->k;
+	struct array x = array(DT_BF16, M * k), y = array(DT_F32, M * n), yy = duplicate(&y);
+	int m, wrong = 0, threads = omp_get_max_threads();
+
+	row->forward(y.data, DT_F32, x.data, DT_BF16, w, NULL, M, w->n, 0);
+	for (m = 1; m < M; m += m < 14 ? 1 : 17) {
+		size_t from = (size_t)(M - m);
+
+		row->forward(yy.data, DT_F32, x.data + from * k * 2, DT_BF16, w, NULL, m, w->n, 0);
+		wrong += memcmp(yy.data, y.data + from * n * 4, (size_t)m * n * 4) != 0;
+	}
+	for (m = 1; m <= 5; m += 2) {
+		omp_set_num_threads(m);
+		row->forward(yy.data, DT_F32, x.data, DT_BF16, w, NULL, M, w->n, 0);
+		wrong += memcmp(yy.data, y.data, y.n * 4) != 0;
+		row->forward(yy.data, DT_F32, x.data, DT_BF16, w, NULL, 1, w->n, 0);
+		wrong += memcmp(yy.data, y.data, n * 4) != 0;
+	}
+	omp_set_num_threads(threads);
+	ok(!wrong, "%s: a row's result is the same in any company and by any number of threads", name);
+	free_cpu(x.data);
+	free_cpu(y.data);
+	free_cpu(yy.data);
 }
 
 /* Row r of m rows has the bytes it has alone; and threads change nothing. */
@@ -310,6 +452,7 @@ check_row(const struct row *row)
 		skip(row->name, "this CPU lacks it");
 		return;
 	}
+	check_quantised(row);
 	for (type = row->bf16_only ? DT_BF16 : DT_F32; type <= DT_BF16; type++) {
 		for (i = 0; i < sizeof shapes / sizeof *shapes; i++)
 			check_shape(row, type, &shapes[i]);

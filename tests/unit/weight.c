@@ -10,7 +10,7 @@
 static struct weight
 weight(enum dtype type, int n, int k)
 {
-	struct weight w = { NULL, type, n, k, weight_elements_cpu(type, n, k) };
+	struct weight w = { .type = type, .n = n, .k = k, .elements = weight_elements_cpu(type, n, k) };
 
 	w.data = alloc_cpu(w.elements * dtype_size(type));
 	return w;
