@@ -3,8 +3,8 @@
  * rouge - rollouts or JSON lines on stdin, scores on stdout
  *
  * Rouge-L and exact match of predictions against references, in sum or record
- * by record. Records are read and scored in batches, a record per thread, and
- * added up in their order.
+ * by record. Lines are read in batches, scored by all threads, and added up in
+ * their order; the records of a stream become lines first.
  */
 #include <ctype.h>
 #include <fcntl.h>
@@ -16,15 +16,17 @@
 #include <unistd.h>
 
 #include "lib/base/die.h"
+#include "lib/base/json.h"
 #include "lib/base/mem.h"
 #include "lib/base/options.h"
 #include "lib/stream/stream.h"
+#include "lib/text/corpus.h"
 #include "lib/text/match.h"
 #include "lib/text/reader.h"
 #include "lib/text/rouge.h"
 #include "lib/text/runs.h"
 
-enum { BATCH = 4096 };
+enum { BATCH = 1 << 17 };		/* bytes for each thread: they stay in its caches */
 
 struct verdict {
 	struct rouge_score rouge;
@@ -32,21 +34,29 @@ struct verdict {
 };
 
 struct item {
-	char *line;			/* of JSON, or NULL */
-	size_t size, capacity;
-	json_t *record;			/* of a stream, or what the line says */
-	size_t place;			/* line or record of the input, from 1 */
 	size_t n;			/* predictions */
 	struct verdict *verdicts;
+	json_t *id;			/* where it is to be printed */
+	json_int_t seed, sample;
+	enum finish finish;
 	char *why;			/* it cannot be scored */
 };
 
 struct input {
-	const char *name;
+	const char *path[2];		/* one, for the corpus */
 	json_int_t seed;		/* of records that name none */
+	int fd;
 	struct stream_in *stream;	/* or */
-	FILE *lines;
-	size_t place;
+	struct corpus *corpus;
+	size_t records;			/* of the stream so far */
+};
+
+struct scoring {
+	struct rouge **rouges;		/* one for each thread */
+	struct corpus_batch batch;
+	size_t bytes;			/* in it, about */
+	struct item *items;		/* one for each line */
+	size_t nitems;
 };
 
 static int each;
@@ -69,62 +79,59 @@ next_byte(int fd)
 	return n == 1 ? c : n ? -1 : 0;
 }
 
-static struct input
-input_open(const char *path, json_int_t number)
+static void
+input_open(struct input *in, const char *path, json_int_t number)
 {
-	struct input in = { .name = path ? path : "<stdin>", .seed = number };
-	int c, fd = path ? open(path, O_RDONLY | O_CLOEXEC) : STDIN_FILENO;
 	const json_t *seed;
+	int c;
 
-	if (fd < 0)
+	*in = (struct input){ .path = { path ? path : "-" }, .seed = number, .fd = STDIN_FILENO };
+	if (path && (in->fd = open(path, O_RDONLY | O_CLOEXEC)) < 0)
 		die("cannot open '%s':", path);
-	c = next_byte(fd);
+	c = next_byte(in->fd);
 	if (c < 0 || c == '{' || isspace(c)) {
-		in.lines = fdopen(fd, "r");
-		return in;
+		in->corpus = corpus_open(in->path);
+		return;
 	}
-	if (path)
-		close(fd);
-	in.stream = stream_open(path, "rollouts");
-	seed = json_object_get(stream_header(in.stream), "seed");
+	in->stream = stream_open(path, "rollouts");
+	seed = json_object_get(stream_header(in->stream), "seed");
 	if (json_is_integer(seed))
-		in.seed = json_integer_value(seed);
-	return in;
+		in->seed = json_integer_value(seed);
 }
 
+/* A pipe with a name must not be without a reader in between: it is closed as the last one. */
 static void
 input_close(struct input *in)
 {
 	if (in->stream)
 		stream_close(in->stream);
-	else if (in->lines != stdin)
-		fclose(in->lines);
+	else
+		corpus_close(in->corpus);
+	if (in->fd != STDIN_FILENO)
+		close(in->fd);
 }
 
-/* The next line that is not blank, or record. */
-static int
-input_get(struct input *in, struct item *item)
+/* Records of a stream, about `bytes` of them as lines. */
+static size_t
+read_stream(struct input *in, struct corpus_batch *b, size_t bytes)
 {
+	struct corpus_line line = { .file = stream_name(in->stream) };
 	struct record r;
-	ssize_t n;
 
-	item->record = NULL;
-	if (in->stream) {
-		if (!stream_get(in->stream, &r))
-			return 0;
-		item->record = json_incref(r.text);
-		item->place = ++in->place;
-		return 1;
+	for (b->n = b->text.n = 0; b->text.n < bytes && stream_get(in->stream, &r); ) {
+		line.at = b->text.n;
+		json_append(&b->text, r.text, 0);
+		line.n = b->text.n - line.at;
+		line.number = ++in->records;
+		MEM_PUSH(b->lines, b->n, b->cap, line);
 	}
-	do {
-		n = getline(&item->line, &item->capacity, in->lines);
-		in->place++;
-	} while (n > 0 && strspn(item->line, " \t\r\n") == (size_t)n);
-	if (n < 0 && ferror(in->lines))
-		die("cannot read '%s':", in->name);
-	item->size = n > 0 ? (size_t)n : 0;
-	item->place = in->place;
-	return n > 0;
+	return b->n;
+}
+
+static size_t
+input_read(struct input *in, struct corpus_batch *b, size_t bytes)
+{
+	return in->corpus ? corpus_read(in->corpus, b, bytes) : read_stream(in, b, bytes);
 }
 
 /* A string, or an array of strings that is not empty. */
@@ -153,43 +160,6 @@ texts(const json_t *record, const char *name, const char *other)
 	return is_texts(found) ? found : NULL;
 }
 
-/* Returns -1 and the reason if the item cannot be scored. */
-static int
-score(struct item *item, struct rouge *rouge, char *why)
-{
-	const json_t *predictions, *references, *prediction;
-	size_t i;
-
-	if (!item->record && !(item->record = reader_parse(item->line, item->size, why)))
-		return -1;
-	predictions = texts(item->record, "prediction", "completion");
-	references = texts(item->record, "references", "target");
-	if (!predictions)
-		return reason(why, "no 'prediction' or 'completion' that is text");
-	if (!references)
-		return reason(why, "no 'references' or 'target' that are text");
-	item->n = json_is_array(predictions) ? json_array_size(predictions) : 1;
-	item->verdicts = mem_grow(item->verdicts, item->n, sizeof *item->verdicts);
-	for (i = 0; i < item->n; i++) {
-		prediction = json_is_array(predictions) ? json_array_get(predictions, i) : predictions;
-		item->verdicts[i].rouge = rouge_best(rouge, prediction, references);
-		item->verdicts[i].match = match_any(prediction, references);
-	}
-	return 0;
-}
-
-static void
-score_all(struct item *items, size_t n, struct rouge *const *rouges)
-{
-	char why[REASON_MAX];
-	size_t i;
-
-	#pragma omp parallel for private(why) schedule(dynamic, 64)
-	for (i = 0; i < n; i++)
-		if (score(&items[i], rouges[omp_get_thread_num()], why))
-			items[i].why = mem_string(why);
-}
-
 static enum finish
 finish_of(const json_t *record)
 {
@@ -208,6 +178,50 @@ integer(const json_t *record, const char *name, json_int_t otherwise)
 	return json_is_integer(value) ? json_integer_value(value) : otherwise;
 }
 
+/* Returns -1 and the reason if the record cannot be scored. */
+static int
+score(struct item *item, const json_t *record, json_int_t seed, struct rouge *rouge, char *why)
+{
+	const json_t *predictions = texts(record, "prediction", "completion"), *prediction;
+	const json_t *references = texts(record, "references", "target");
+	size_t i;
+
+	if (!predictions)
+		return reason(why, "no 'prediction' or 'completion' that is text");
+	if (!references)
+		return reason(why, "no 'references' or 'target' that are text");
+	item->n = json_is_array(predictions) ? json_array_size(predictions) : 1;
+	item->verdicts = mem_grow(item->verdicts, item->n, sizeof *item->verdicts);
+	for (i = 0; i < item->n; i++) {
+		prediction = json_is_array(predictions) ? json_array_get(predictions, i) : predictions;
+		item->verdicts[i].rouge = rouge_best(rouge, prediction, references);
+		item->verdicts[i].match = match_any(prediction, references);
+	}
+	item->seed = integer(record, "seed", seed);
+	item->sample = integer(record, "sample", 0);
+	item->finish = finish_of(record);
+	item->id = each ? json_incref(json_object_get(record, "id")) : NULL;
+	return 0;
+}
+
+static void
+score_all(struct scoring *s, json_int_t seed)
+{
+	const struct corpus_line *line;
+	char why[REASON_MAX];
+	json_t *record;
+	size_t i;
+
+	#pragma omp parallel for private(line, why, record) schedule(dynamic, 16)
+	for (i = 0; i < s->batch.n; i++) {
+		line = &s->batch.lines[i];
+		record = reader_parse(s->batch.text.s + line->at, line->n, why);
+		if (!record || score(&s->items[i], record, seed, s->rouges[omp_get_thread_num()], why))
+			s->items[i].why = mem_string(why);
+		json_decref(record);
+	}
+}
+
 static void
 print(json_t *json)
 {
@@ -217,46 +231,64 @@ print(json_t *json)
 }
 
 static void
-print_verdict(const json_t *record, json_int_t seed, json_int_t sample, const struct verdict *v)
+print_verdict(const struct item *item, json_int_t sample, const struct verdict *v)
 {
-	print(json_pack("{s:O*, s:I, s:I, s:f, s:f, s:f, s:f}", "id", json_object_get(record, "id"),
-	    "seed", seed, "sample", sample, "rouge_l", 100 * v->rouge.f, "precision", 100 * v->rouge.p,
+	print(json_pack("{s:O*, s:I, s:I, s:f, s:f, s:f, s:f}", "id", item->id, "seed", item->seed,
+	    "sample", sample, "rouge_l", 100 * v->rouge.f, "precision", 100 * v->rouge.p,
 	    "recall", 100 * v->rouge.r, "exact_match", 100. * v->match));
 }
 
 static void
-add(struct runs *runs, const struct input *in, struct item *item)
+add(struct runs *runs, const struct item *item)
 {
-	json_int_t seed, sample;
 	const struct verdict *v;
 	size_t i;
 
-	if (item->why)
-		die("%s, %s %zu: %s", in->name, in->stream ? "record" : "line", item->place, item->why);
-	seed = integer(item->record, "seed", in->seed);
-	sample = integer(item->record, "sample", 0);
-	for (i = 0; i < item->n; i++, sample++) {
+	for (i = 0; i < item->n; i++) {
 		v = &item->verdicts[i];
-		runs_add(runs, seed, sample, v->rouge.f, v->match, finish_of(item->record));
+		runs_add(runs, item->seed, item->sample + (json_int_t)i, v->rouge.f, v->match, item->finish);
 		if (each)
-			print_verdict(item->record, seed, sample, v);
+			print_verdict(item, item->sample + (json_int_t)i, v);
 	}
-	json_decref(item->record);
+	json_decref(item->id);
 }
 
 static void
-read_input(struct runs *runs, struct input in, struct item *items, struct rouge *const *rouges)
+read_input(struct runs *runs, struct scoring *s, const char *path, json_int_t number)
 {
-	size_t n, i;
+	const struct corpus_line *line;
+	struct input in;
+	size_t i;
 
-	do {
-		for (n = 0; n < BATCH && input_get(&in, &items[n]); n++)
-			;
-		score_all(items, n, rouges);
-		for (i = 0; i < n; i++)
-			add(runs, &in, &items[i]);
-	} while (n == BATCH);
+	input_open(&in, path, number);
+	while (input_read(&in, &s->batch, s->bytes)) {
+		if (s->batch.n > s->nitems) {
+			s->items = mem_grow(s->items, s->batch.n, sizeof *s->items);
+			memset(s->items + s->nitems, 0, (s->batch.n - s->nitems) * sizeof *s->items);
+			s->nitems = s->batch.n;
+		}
+		score_all(s, in.seed);
+		for (i = 0; i < s->batch.n; i++) {
+			line = &s->batch.lines[i];
+			if (s->items[i].why)
+				die("%s, %s %zu: %s", line->file, in.stream ? "record" : "line", line->number,
+				    s->items[i].why);
+			add(runs, &s->items[i]);
+		}
+	}
 	input_close(&in);
+}
+
+static struct scoring
+make_scoring(enum rouge_mode mode)
+{
+	int i, threads = omp_get_max_threads();
+	struct scoring s = { .bytes = (size_t)threads * BATCH };
+
+	s.rouges = mem_alloc((size_t)threads * sizeof *s.rouges);
+	for (i = 0; i < threads; i++)
+		s.rouges[i] = rouge_new(mode);
+	return s;
 }
 
 int
@@ -271,27 +303,22 @@ main(int argc, const char **argv)
 	};
 	struct runs runs = { 0 };
 	struct common common;
-	struct rouge **rouges;
-	struct item *items;
+	struct scoring scoring;
 	json_t *summary;
-	int i, threads;
+	int i;
 
 	/* arguments */
 	options_parse(argc, argv, options, "[FILE...]",
 	    "Score rollouts or JSON lines by Rouge-L and exact match.", -1, &common);
 
 	/* prepare */
-	threads = omp_get_max_threads();
-	items = mem_zero(BATCH, sizeof *items);
-	rouges = mem_alloc((size_t)threads * sizeof *rouges);
-	for (i = 0; i < threads; i++)
-		rouges[i] = rouge_new(unicode ? ROUGE_UNICODE : ROUGE_GOOGLE);
+	scoring = make_scoring(unicode ? ROUGE_UNICODE : ROUGE_GOOGLE);
 
 	/* records */
 	if (!common.noperands)
-		read_input(&runs, input_open(NULL, 1), items, rouges);
+		read_input(&runs, &scoring, NULL, 1);
 	for (i = 0; i < common.noperands; i++)
-		read_input(&runs, input_open(options_operand(&common, i), i + 1), items, rouges);
+		read_input(&runs, &scoring, options_operand(&common, i), i + 1);
 	if (!runs.n)
 		die("nothing to score");
 
