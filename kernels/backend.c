@@ -157,7 +157,7 @@ const struct backend backend_avx512 = {
 	.sum_squares = sum_squares_avx512,
 };
 
-const struct backend *const backends[] = { &backend_avx512, &backend_avx2, &backend_ref, NULL };
+const struct backend *const backends[] = { &backend_cuda, &backend_avx512, &backend_avx2, &backend_ref, NULL };
 
 const struct backend *
 backend_pick(const char *name)
@@ -168,4 +168,15 @@ backend_pick(const char *name)
 		if ((!name || !strcmp(name, (*row)->name)) && (*row)->usable())
 			return *row;
 	return NULL;
+}
+
+const char *
+backend_why(const char *name)
+{
+	const struct backend *const *row;
+
+	for (row = backends; *row; row++)
+		if (!strcmp(name, (*row)->name))
+			return (*row)->why ? (*row)->why() : "this CPU lacks it";
+	return "there is no such row of kernels";
 }

@@ -7,6 +7,7 @@
 
 #include <math.h>
 
+#include "kernels/device.h"
 #include "kernels/op.h"
 #include "kernels/philox.h"
 
@@ -35,7 +36,7 @@ keep_factor(const struct dropout *drop, uint64_t i)
 }
 
 /* The number of attention's probability of column 0; column j follows at + j. */
-static inline uint64_t
+DEVICE static inline uint64_t
 keep_attention(int row, int heads, int head)
 {
 	return ((uint64_t)row * heads + head) << 20;

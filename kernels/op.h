@@ -176,6 +176,7 @@ enum { GPTQ_BLOCK = 128 };
 struct backend {
 	const char *name;
 	int (*usable)(void);
+	const char *(*why)(void);	/* usable() says no; NULL in a CPU row: the CPU lacks it */
 
 	/* Memory. alloc returns zeroed memory, NULL when there is none. src of upload and dst of download: host. */
 	void *(*alloc)(size_t bytes);
@@ -337,9 +338,12 @@ struct backend {
 };
 
 extern const struct backend backend_ref, backend_avx2, backend_avx512;
+extern const struct backend backend_cuda;	/* kernels/cuda_row.c or kernels/cuda_none.c: chosen when linking */
 
 /* The row called `name`, or the fastest usable one for NULL; NULL if there is none or it cannot run here. */
 const struct backend *backend_pick(const char *name);
+/* Why backend_pick() returned NULL: the end of a sentence about `name`. */
+const char *backend_why(const char *name);
 /* All rows, fastest first, NULL-terminated. */
 extern const struct backend *const backends[];
 

@@ -3,9 +3,10 @@
 #ifndef KERNELS_PAGE_H
 #define KERNELS_PAGE_H
 
+#include "kernels/device.h"
 #include "kernels/op.h"
 
-static inline size_t
+DEVICE static inline size_t
 page_at(const struct kv *kv, int layer, int page, int values, int kv_head)
 {
 	return ((((size_t)layer * kv->pages + page) * 2 + values) * kv->kv_heads + kv_head) *

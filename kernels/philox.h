@@ -10,7 +10,9 @@
 
 #include <stdint.h>
 
-static inline void
+#include "kernels/device.h"
+
+DEVICE static inline void
 philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2])
 {
 	uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
@@ -34,7 +36,7 @@ philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2])
 }
 
 /* In [0, 1), 24 bits. */
-static inline float
+DEVICE static inline float
 philox_uniform(uint32_t word)
 {
 	return (float)(word >> 8) * 0x1p-24f;

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * memory - the memory columns of the CUDA row
+ *
+ * Memory comes from the stream's own pool, so that neither alloc nor free waits. Uploads are copied
+ * to a ring of pinned blocks and go on from there while the caller does; the host waits only for a
+ * block that is still on its way. PIPESTILL_CUDA_MEMORY is a budget in bytes, with K, M or G behind it,
+ * for tools that share a GPU: alloc then returns NULL beyond it.
+ */
+#include <mutex>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/device.cuh"
+
+enum { SLOTS = 4 };
+static const size_t slot_bytes = 8 << 20;
+
+cudaStream_t cuda_stream;
+
+static cudaMemPool_t pool;
+static struct {
+	char *data;
+	cudaEvent_t free;
+} ring[SLOTS];
+static int next_slot;
+static std::mutex lock;		/* of the ring: weights are put by many threads */
+
+/* sm_80 is the oldest that the kernels are compiled for. */
+static const char *
+problem(void)
+{
+	int count = 0, major = 0, pools = 0;
+	cudaError_t rc = cudaGetDeviceCount(&count);
+
+	if (rc != cudaSuccess || !count) {
+		cudaGetLastError();
+		return rc == cudaSuccess ? "no GPU is visible" : cudaGetErrorString(rc);
+	}
+	cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
+	cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, 0);
+	if (major < 8)
+		return "the GPU is older than Ampere";
+	return pools ? NULL : "the driver has no memory pools";
+}
+
+const char *
+why_cuda(void)
+{
+	static int asked;
+	static const char *why;
+
+	if (!asked)
+		why = problem();
+	asked = 1;
+	return why;
+}
+
+int
+usable_cuda(void)
+{
+	return !why_cuda();
+}
+
+static size_t
+budget(void)
+{
+	const char *text = getenv("PIPESTILL_CUDA_MEMORY");
+	static const char units[] = "KMG";
+	const char *unit;
+	char *end;
+	double n;
+
+	if (!text)
+		return 0;
+	n = strtod(text, &end);
+	unit = *end ? strchr(units, *end) : NULL;
+	if (!(n > 0) || (*end && (!unit || end[1])))
+		die("PIPESTILL_CUDA_MEMORY is a number of bytes, or with K, M or G behind it, not '%s'", text);
+	return (size_t)(n * (double)((size_t)1 << (unit ? 10 * (unit - units + 1) : 0)));
+}
+
+static void
+open_device(void)
+{
+	cudaMemPoolProps props = {};
+
+	CUDA(cudaSetDevice(0));
+	CUDA(cudaStreamCreateWithFlags(&cuda_stream, cudaStreamNonBlocking));
+	props.allocType = cudaMemAllocationTypePinned;
+	props.location.type = cudaMemLocationTypeDevice;
+	props.maxSize = budget();
+	CUDA(cudaMemPoolCreate(&pool, &props));
+	for (int i = 0; i < SLOTS; i++) {
+		CUDA(cudaMallocHost((void **)&ring[i].data, slot_bytes));
+		CUDA(cudaEventCreateWithFlags(&ring[i].free, cudaEventDisableTiming));
+	}
+}
+
+void *
+alloc_cuda(size_t bytes)
+{
+	static std::once_flag once;
+	cudaError_t rc;
+	void *p;
+
+	std::call_once(once, open_device);
+	bytes = bytes ? bytes : 1;
+	rc = cudaMallocFromPoolAsync(&p, bytes, pool, cuda_stream);
+	if (rc == cudaErrorMemoryAllocation || rc == cudaErrorInvalidValue) {
+		cudaGetLastError();
+		return NULL;
+	}
+	CUDA(rc);
+	zero_cuda(p, bytes);
+	return p;
+}
+
+void
+free_cuda(void *p)
+{
+	if (p)
+		CUDA(cudaFreeAsync(p, cuda_stream));
+}
+
+void
+upload_cuda(void *dst, const void *src, size_t bytes)
+{
+	const std::lock_guard<std::mutex> guard(lock);
+	size_t done, n;
+
+	for (done = 0; done < bytes; done += n) {
+		cudaEvent_t free = ring[next_slot].free;
+		char *data = ring[next_slot].data;
+
+		n = bytes - done < slot_bytes ? bytes - done : slot_bytes;
+		next_slot = (next_slot + 1) % SLOTS;
+		CUDA(cudaEventSynchronize(free));
+		memcpy(data, (const char *)src + done, n);
+		CUDA(cudaMemcpyAsync((char *)dst + done, data, n, cudaMemcpyHostToDevice, cuda_stream));
+		CUDA(cudaEventRecord(free, cuda_stream));
+	}
+}
+
+void
+download_cuda(void *dst, const void *src, size_t bytes)
+{
+	if (bytes)
+		CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, cuda_stream));
+	sync_cuda();
+}
+
+void
+copy_cuda(void *dst, const void *src, size_t bytes)
+{
+	if (bytes)
+		CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, cuda_stream));
+}
+
+void
+zero_cuda(void *p, size_t bytes)
+{
+	if (bytes)
+		CUDA(cudaMemsetAsync(p, 0, bytes, cuda_stream));
+}
+
+void
+sync_cuda(void)
+{
+	CUDA(cudaStreamSynchronize(cuda_stream));
+}
+
+void *
+scratch(enum scratch purpose, size_t bytes)
+{
+	static struct {
+		void *data;
+		size_t bytes;
+	} of[SCRATCH_KINDS];
+
+	if (bytes <= of[purpose].bytes)
+		return of[purpose].data;
+	free_cuda(of[purpose].data);
+	of[purpose].data = alloc_cuda(bytes);
+	of[purpose].bytes = bytes;
+	if (!of[purpose].data)
+		die("cuda: no memory for %zu bytes of scratch", bytes);
+	return of[purpose].data;
+}
