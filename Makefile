@@ -5,6 +5,7 @@
 #   make test          build and run every test; make test T=tests/rouge.bats runs one file
 #   make english DATA=dolly.jsonl TEACHER=dir STUDENT=dir    an experiment: see pipelines/*.mk
 #   make conformance   hold the tools to a kit of reference values; KIT=dir names another kit
+#   make test-cuda     on a GPU: every operation against ref, the kit, the demo
 #   make bench         speed against the machine's ceilings (tests/bench/README.md)
 #   make soak          judge COUNT=10000 programs in a row: nothing may be left, nothing may grow
 #   make fuzz          fuzz every parser of foreign bytes, TIME=600 seconds each
@@ -23,7 +24,10 @@ BUILD ?= build
 BIN ?= bin
 CC = gcc
 CFLAGS ?= -O2 -g
-NVCC ?= $(shell command -v nvcc)
+# CUDA is built in where nvcc is, and the header of cuBLASLt beside it
+NVCC ?= $(shell n=$$(realpath "$$(command -v nvcc)" 2>/dev/null) && [ -e "$${n%/bin/nvcc}/include/cublasLt.h" ] && echo "$$n")
+CUDA = $(NVCC:%/bin/nvcc=%)
+CUARCH ?= 80 90
 MPICC ?= $(shell command -v mpicc)
 KIT ?= ../shared/conformance
 
@@ -33,7 +37,12 @@ ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -I. -fopenmp -pthread $(WARN) $(CFLAGS) \
 ALL_LDFLAGS = -pthread -Wl,-rpath,'$$ORIGIN:$$ORIGIN/../lib/pipestill' $(LDFLAGS) $(if $(SANITIZE),-fsanitize=$(SANITIZE),-Wl,--gc-sections)
 # libgomp's archive: lib/base/threads.c must run before it does; clang has its own
 LIBGOMP := $(if $(findstring clang,$(CC)),-fopenmp,$(shell $(CC) -print-file-name=libgomp.a))
-LIBS = $(LIBGOMP) -lzstd -larchive -lpcre2-8 -lutf8proc -ljansson -lpopt -lxxhash -lm -Wl,--as-needed -lopenblas
+LIBS = $(LIBGOMP) -lzstd -larchive -lpcre2-8 -lutf8proc -ljansson -lpopt -lxxhash -lm $(if $(NVCC),$(CUDA_LIBS)) \
+	-Wl,--as-needed -lopenblas
+CUDA_LIBS = -L$(CUDA)/lib64 -Wl,-rpath,$(CUDA)/lib64 -lcudart_static -ldl -lrt
+NVFLAGS = -O3 -std=c++17 -I. -Werror all-warnings -Xcompiler -Wall,-Wextra,-Wshadow,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics \
+	$(foreach a,$(CUARCH),-gencode arch=compute_$a,code=sm_$a) \
+	-gencode arch=compute_$(lastword $(CUARCH)),code=compute_$(lastword $(CUARCH))
 
 # A kernel's file suffix says its machine; *_simd.c holds plain loops, compiled once per machine.
 FLAGS_avx2 = -O3 -mavx2 -mfma -mf16c
@@ -46,29 +55,33 @@ MPI := $(if $(MPICC),$(BIN)/pipestill-mpi.so)
 TOOLS := $(patsubst bin/%.c,%,$(wildcard bin/*.c))
 LIB_C := $(filter-out lib/train/mpi.c,$(wildcard lib/*/*.c))
 SIMD_C := $(wildcard kernels/*_simd.c)
-KERNEL_C := $(filter-out $(SIMD_C),$(wildcard kernels/*.c))
-LIB_OBJ := $(LIB_C:%.c=$(BUILD)/%.o) $(KERNEL_C:%.c=$(BUILD)/%.o) \
+KERNEL_C := $(filter-out $(SIMD_C) kernels/cuda_$(if $(NVCC),none,row).c,$(wildcard kernels/*.c))
+KERNEL_CU := $(if $(NVCC),$(wildcard kernels/*.cu))
+LIB_OBJ := $(LIB_C:%.c=$(BUILD)/%.o) $(KERNEL_C:%.c=$(BUILD)/%.o) $(KERNEL_CU:%=$(BUILD)/%.o) \
 	$(foreach m,$(MACHINES),$(SIMD_C:%.c=$(BUILD)/%.$m.o)) $(BUILD)/schemas.o
 LIB = $(BUILD)/libpipestill.a
 TEST_C := $(wildcard tests/unit/*.c)
 TEST_BIN := $(TEST_C:tests/unit/%.c=$(BUILD)/tests/%)
 
+comma = ,
 Q = $(if $(V),,@)
 say = $(if $(V),,@printf '  %-6s %s\n' $(1) '$(2)';)
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
-.PHONY: all test programs check conformance bench soak fuzz lint deps deps-dev install clean FORCE
+.PHONY: all test test-cuda programs check conformance bench soak fuzz lint deps deps-dev install clean FORCE
 
 all: $(TOOLS:%=$(BIN)/%) $(MPI)
 	@[ -e $(BIN)/../templates ] || ln -s $(CURDIR)/templates $(BIN)/../templates
-	@echo "built $(words $(TOOLS)) tools"
+	@echo "built $(words $(TOOLS)) tools$(if $(NVCC),$(comma) with CUDA)"
 
 # Stamps change only when their text does: a new flag or a lost object rebuilds what it touches.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D); echo '$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) $(LIBS)' | cmp -s - $@ || \
 	echo '$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) $(LIBS)' >$@
+$(BUILD)/nvflags: FORCE
+	@mkdir -p $(@D); echo '$(NVCC) $(NVFLAGS)' | cmp -s - $@ || echo '$(NVCC) $(NVFLAGS)' >$@
 $(BUILD)/objects: FORCE
 	@mkdir -p $(@D); echo '$(LIB_OBJ)' | cmp -s - $@ || echo '$(LIB_OBJ)' >$@
 
@@ -87,6 +100,9 @@ $(call say,CC,$<)$(CC) $(ALL_CFLAGS) $(1) -ffunction-sections -fdata-sections -M
 endef
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	$(call compile,$(if $(filter kernels/%,$<),-O3))
+$(BUILD)/%.cu.o: %.cu $(BUILD)/nvflags
+	@mkdir -p $(@D)
+	$(call say,NVCC,$<)$(NVCC) $(NVFLAGS) -MMD -MP -c -o $@ $<
 define machine_rules
 $(BUILD)/%_$(1).o: %_$(1).c $(BUILD)/flags
 	$$(call compile,$(FLAGS_$(1)))
@@ -137,6 +153,12 @@ check: programs
 conformance: all $(BUILD)/conformance
 	@PATH="$(abspath $(BIN)):$$PATH" $(BUILD)/conformance $(KIT)
 
+# Without a GPU the row is skipped by name.
+test-cuda: programs
+	@PATH="$(abspath $(BIN)):$$PATH" BUILD=$(abspath $(BUILD)) KIT=$(KIT) tests/run \
+		$(addprefix $(BUILD)/tests/,kernels products session gradients) $(BUILD)/conformance
+	@if nvidia-smi -L >/dev/null 2>&1; then $(MAKE) demo; else echo 'skip demo: no GPU is visible'; fi
+
 bench: all $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*.c))
 	@PATH="$(abspath $(BIN)):$$PATH" BUILD=$(abspath $(BUILD)) tests/bench/run
 
@@ -147,7 +169,7 @@ soak: all
 # Every parser of foreign bytes under libFuzzer with the sanitizers, TIME seconds each.
 TIME ?= 600
 fuzz: deps-dev
-	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang \
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz NVCC= CC=clang \
 		SANITIZE=address,undefined,fuzzer-no-link $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/*.c))
 	@tests/fuzz/run $(TIME) $(BUILD)/fuzz
 $(BUILD)/%: $(BUILD)/tests/fuzz/%.o $(LIB)
@@ -159,7 +181,7 @@ lint: deps-dev
 	shellcheck tests/run tests/soak tests/hostile/stream tests/bench/run tests/fuzz/run tests/*.bash pipelines/table .ci/run
 	cppcheck -q --std=c11 --error-exitcode=1 --library=tests/cppcheck.cfg --enable=warning \
 		$(addprefix --suppress=,internalAstError invalidFunctionArg uninitvar) -I. lib bin kernels samples tests
-	@$(MAKE) --no-print-directory BUILD=$(BUILD)/clang BIN=$(BUILD)/clang/bin CC=clang CFLAGS='-O1 -Werror' all
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/clang BIN=$(BUILD)/clang/bin NVCC= CC=clang CFLAGS='-O1 -Werror' all
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/pipestill/templates \

@@ -77,7 +77,7 @@ main(int argc, const char **argv)
 	job.divergence = divergence();
 	tail = options_choice("tail", tail_name, tails);
 	if (!(be = backend_pick(common.backend)))
-		die_usage("--backend knows no '%s' on this machine", common.backend);
+		die_usage("--backend '%s': %s", common.backend, backend_why(common.backend));
 
 	/* data, teacher, model */
 	job.in = stream_open(options_input(&common), "logits|tokens|rollouts");

@@ -151,7 +151,7 @@ main(int argc, const char **argv)
 
 	/* prepare */
 	if (!(be = backend_pick(common.backend)))
-		die_usage("--backend knows no '%s' on this machine", common.backend);
+		die_usage("--backend '%s': %s", common.backend, backend_why(common.backend));
 	m = from ? shallower(be) : random_weights(common.operands[0], be, type);
 
 	/* finish */

@@ -22,7 +22,7 @@ main(int argc, const char **argv)
 	    "Fine-tune a model on the supervised ids of a stream of tokens.", 1, &common);
 	recipe_check(&recipe);
 	if (!(be = backend_pick(common.backend)))
-		die_usage("--backend knows no '%s' on this machine", common.backend);
+		die_usage("--backend '%s': %s", common.backend, backend_why(common.backend));
 
 	/* data, model */
 	job.in = stream_open(options_input(&common), "tokens|rollouts");

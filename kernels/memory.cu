@@ -7,7 +7,7 @@
  * block that is still on its way. PIPESTILL_CUDA_MEMORY is a budget in bytes, with K, M or G behind it,
  * for tools that share a GPU: alloc then returns NULL beyond it.
  */
-#include <mutex>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,7 +24,7 @@ static struct {
 	cudaEvent_t free;
 } ring[SLOTS];
 static int next_slot;
-static std::mutex lock;		/* of the ring: weights are put by many threads */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;	/* of the ring: weights are put by many threads */
 
 /* sm_80 is the oldest that the kernels are compiled for. */
 static const char *
@@ -35,7 +35,9 @@ problem(void)
 
 	if (rc != cudaSuccess || !count) {
 		cudaGetLastError();
-		return rc == cudaSuccess ? "no GPU is visible" : cudaGetErrorString(rc);
+		return rc == cudaSuccess || rc == cudaErrorNoDevice ? "no GPU is visible" :
+		    rc == cudaErrorInsufficientDriver ? "there is no GPU's driver, or one too old for this build" :
+		    cudaGetErrorString(rc);
 	}
 	cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
 	cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, 0);
@@ -100,11 +102,11 @@ open_device(void)
 void *
 alloc_cuda(size_t bytes)
 {
-	static std::once_flag once;
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	cudaError_t rc;
 	void *p;
 
-	std::call_once(once, open_device);
+	pthread_once(&once, open_device);
 	bytes = bytes ? bytes : 1;
 	rc = cudaMallocFromPoolAsync(&p, bytes, pool, cuda_stream);
 	if (rc == cudaErrorMemoryAllocation || rc == cudaErrorInvalidValue) {
@@ -126,9 +128,9 @@ free_cuda(void *p)
 void
 upload_cuda(void *dst, const void *src, size_t bytes)
 {
-	const std::lock_guard<std::mutex> guard(lock);
 	size_t done, n;
 
+	pthread_mutex_lock(&lock);
 	for (done = 0; done < bytes; done += n) {
 		cudaEvent_t free = ring[next_slot].free;
 		char *data = ring[next_slot].data;
@@ -140,6 +142,7 @@ upload_cuda(void *dst, const void *src, size_t bytes)
 		CUDA(cudaMemcpyAsync((char *)dst + done, data, n, cudaMemcpyHostToDevice, cuda_stream));
 		CUDA(cudaEventRecord(free, cuda_stream));
 	}
+	pthread_mutex_unlock(&lock);
 }
 
 void

@@ -37,7 +37,7 @@ feed_open(struct feed *f, const char *want, const struct common *common)
 	if (rows < 1)
 		die_usage("--micro-tokens must be positive");
 	if (!be)
-		die_usage("--backend knows no '%s' on this machine", common->backend);
+		die_usage("--backend '%s': %s", common->backend, backend_why(common->backend));
 	*f = (struct feed){ .directory = directory, .rows = rows };
 	f->in = stream_open(options_input(common), want);
 	stream_shard(f->in, shard);
