@@ -46,5 +46,6 @@ const struct backend backend_cuda = {
 	.topk = topk_cuda,
 	.log_softmax = log_softmax_cuda,
 	.adamw = adamw_cuda,
+	.gptq = gptq_cuda,
 	.sum_squares = sum_squares_cuda,
 };

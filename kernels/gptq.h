@@ -5,6 +5,7 @@
 
 #include <math.h>
 
+#include "kernels/device.h"
 #include "kernels/op.h"
 
 /* What f16 holds of a scale that must be finite and not 0. */
@@ -19,7 +20,7 @@ gptq_round_scale(float s)
 }
 
 /* The first column, in the order, behind the group of column j. */
-static inline int
+DEVICE static inline int
 gptq_group_end(const struct gptq *g, int j)
 {
 	int first = g->group[g->order[j]];
@@ -33,7 +34,7 @@ gptq_group_end(const struct gptq *g, int j)
  * The end of the block that begins at column j. Where scales are taken on the way, no group lies
  * across it if that can be helped, so that a group sees all updates.
  */
-static inline int
+DEVICE static inline int
 gptq_block_end(const struct gptq *g, int j)
 {
 	int end = g->k - j < GPTQ_BLOCK ? g->k : j + GPTQ_BLOCK, border = end, next = j;

@@ -331,7 +331,10 @@ struct backend {
 	 */
 	void (*adamw)(void *w, enum dtype type, int16_t *lo, float *m, float *v, float *g, size_t n,
 	    const struct adamw *h);
-	/* Rows are independent. Sums are f64 in the definition; codes differ where rounding decides a tie. */
+	/*
+	 * Rows are independent. Sums are f64 in the definition; codes differ where rounding decides a tie. All arrays
+	 * are host memory, and the call waits: LAPACK is before it, and files behind.
+	 */
 	void (*gptq)(const struct gptq *g);
 	/* *sum += sum of squares of x[n] (double, backend memory), in an order fixed by n alone. */
 	void (*sum_squares)(double *sum, const float *x, size_t n);
