@@ -431,6 +431,7 @@ main(int argc, const char **argv)
 	check(sampling.top_p > 0 && sampling.top_p <= 1, "--top-p must be in (0, 1]");
 	check(sampling.min_p >= 0 && sampling.min_p <= 1, "--min-p must be in [0, 1]");
 	check(r.prompts > 0 && r.lag >= 0 && r.patience >= 0, "--batch must be positive, --lag and --patience not negative");
+	check(!r.run || !feed_named(), "--follow names the model, so that there is no --model");
 	check(r.share >= 0 && r.share <= 1, "--mix must be in [0, 1]");
 	sampling.greedy |= !(sampling.temperature > 0);
 

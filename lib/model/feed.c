@@ -15,11 +15,15 @@ struct poptOption options_feed[] = {
 	POPT_TABLEEND
 };
 
+int
+feed_named(void)
+{
+	return directory != NULL;
+}
+
 void
 feed_model(const char *named, enum dtype type)
 {
-	if (directory)
-		die_usage("--model is not needed where '%s' names it", named);
 	directory = named;
 	if (!dtype)
 		dtype = dtype_name(type);

@@ -20,7 +20,8 @@ extern struct poptOption options_feed[];	/* -m, --dtype, --micro-tokens, --shard
 
 #define OPTIONS_FEED { NULL, 0, POPT_ARG_INCLUDE_TABLE, options_feed, 0, "Model and input:", NULL }
 
-/* The model where no option may name one, in `type`; before feed_open(). Misuse where --model is given, too. */
+/* Whether --model is given; and the model where it may not be, in `type`, before feed_open(). */
+int feed_named(void);
 void feed_model(const char *directory, enum dtype type);
 /* What the options and the operand name; dies where they do not fit each other. `want` as in stream_open(). */
 void feed_open(struct feed *f, const char *want, const struct common *common);

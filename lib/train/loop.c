@@ -53,28 +53,6 @@ open_data(struct loop *l)
 	l->dev_every = r->dev_every ? r->dev_every : (long)((l->data.count + batch - 1) / batch);
 }
 
-/* Model, teacher and plan, before anything large is taken. */
-static void
-prepare(struct loop *l)
-{
-	const struct job *job = l->job;
-	const struct recipe *r = l->run.recipe;
-	enum keep keep = r->recompute ? KEEP_INPUTS : KEEP_ALL;
-	int columns = job->source ? job->source->vocab : l->run.model->config.vocab;
-	struct plan plan = { l->run.model, l->run.model->type, columns, r->micro_tokens, keep, 0 };
-
-	if (columns > l->run.model->config.vocab)
-		die("'%s' has %d ids, the tokenizer of %s %d", r->model, l->run.model->config.vocab,
-		    stream_name(job->in), columns);
-	if (job->source) {
-		l->teacher = teacher_new(job->source, l->run.model->be, r->micro_tokens,
-		    trainer_chunk(columns, r->micro_tokens));
-		plan.teacher = teacher_bytes(l->teacher);
-	}
-	run_plan(&l->run, &plan);
-	trainer_init(&l->trainer, l->run.model, columns, r->micro_tokens, keep, l->teacher, &job->divergence);
-}
-
 /* The next record of the step that is this rank's; what others take is passed over unread. */
 static const struct record *
 next(struct loop *l, uint64_t end)
@@ -246,6 +224,28 @@ clean(struct loop *l)
 	free(l->oldest);
 }
 
+struct teacher *
+job_prepare(const struct job *job, struct run *run, struct trainer *trainer)
+{
+	const struct recipe *r = job->recipe;
+	enum keep keep = r->recompute ? KEEP_INPUTS : KEEP_ALL;
+	int columns = job->source ? job->source->vocab : job->vocab ? job->vocab : run->model->config.vocab;
+	struct plan plan = { run->model, run->model->type, columns, r->micro_tokens, keep, 0 };
+	struct teacher *teacher = NULL;
+
+	if (columns > run->model->config.vocab)
+		die("'%s' has %d ids, the tokenizer of %s %d", r->model, run->model->config.vocab,
+		    stream_name(job->in), columns);
+	if (job->source) {
+		teacher = teacher_new(job->source, run->model->be, r->micro_tokens,
+		    trainer_chunk(columns, r->micro_tokens));
+		plan.teacher = teacher_bytes(teacher);
+	}
+	run_plan(run, &plan);
+	trainer_init(trainer, run->model, columns, r->micro_tokens, keep, teacher, &job->divergence);
+	return teacher;
+}
+
 void
 loop_run(struct job *job)
 {
@@ -254,7 +254,7 @@ loop_run(struct job *job)
 	l.run = (struct run){ .recipe = job->recipe, .quiet = job->common->quiet, .model = job->model };
 	run_ranks(&l.run);
 	open_data(&l);
-	prepare(&l);
+	l.teacher = job_prepare(job, &l.run, &l.trainer);
 	run_enter(&l.run, job->options);
 	if (run_resume(&l.run)) {
 		data_seek(&l.data, l.run.at.records);

@@ -9,8 +9,8 @@
 #ifndef TRAIN_LOOP_H
 #define TRAIN_LOOP_H
 
-#include "lib/train/recipe.h"
-#include "lib/train/teacher.h"
+#include "lib/train/run.h"
+#include "lib/train/trainer.h"
 
 struct job {
 	struct recipe *recipe;
@@ -19,9 +19,12 @@ struct job {
 	struct stream_in *in;
 	struct divergence divergence;
 	const struct teacher_source *source;	/* NULL: no teacher */
+	int vocab;				/* columns of the softmaxes without one; 0: all of the head's */
 	json_t *options;			/* recipe_json() and what the tool adds; taken over */
 };
 
+/* Teacher, plan, optimizer and trainer: nothing large is taken before the plan. Returns the teacher or NULL. */
+struct teacher *job_prepare(const struct job *job, struct run *run, struct trainer *trainer);
 void loop_run(struct job *job);
 
 #endif

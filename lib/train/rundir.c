@@ -56,20 +56,22 @@ compare(const struct rundir *r, const json_t *old, const json_t *new)
 void
 rundir_open(struct rundir *r, const char *path, const json_t *recipe)
 {
-	char *options, *model, *state, why[REASON_MAX];
+	char *options, *model, *state, *saved, why[REASON_MAX];
 	json_t *old;
 
 	*r = (struct rundir){ .path = mem_string(path) };
 	lock_directory(r);
 	state = inside(r, "state");
 	options = inside(r, "state/options.json");
+	saved = inside(r, "state/state.safetensors");
 	model = inside(r, "model");
-	if (file_exists(options)) {
+	/* a run that has saved nothing begins anew, by any options */
+	if (file_exists(saved)) {
 		if (!(old = json_read(options, why)))
 			die("%s", why);
 		compare(r, old, recipe);
 		json_decref(old);
-	} else if (file_exists(model)) {
+	} else if (file_exists(model) && !file_exists(options)) {
 		die("'%s' holds a model but no run: it would be overwritten", path);
 	} else {
 		file_make_directories(state);
@@ -77,6 +79,7 @@ rundir_open(struct rundir *r, const char *path, const json_t *recipe)
 	}
 	free(state);
 	free(options);
+	free(saved);
 	free(model);
 }
 
