@@ -22,7 +22,9 @@
 PREFIX ?= /usr/local
 BUILD ?= build
 BIN ?= bin
+ifeq ($(origin CC),default)
 CC = gcc
+endif
 CFLAGS ?= -O2 -g
 # CUDA is built in where nvcc is, and the header of cuBLASLt beside it
 NVCC ?= $(shell n=$$(realpath "$$(command -v nvcc)" 2>/dev/null) && [ -e "$${n%/bin/nvcc}/include/cublasLt.h" ] && echo "$$n")
