@@ -52,6 +52,8 @@ shallower(const struct backend *be)
 	struct model *m = model_load(from, be, DT_NONE);
 	int n = m->config.layers, *list = mem_alloc((size_t)n * sizeof *list), count = 0, i;
 
+	if (m->config.quantised)
+		die("'%s' is quantised: take layers of the model it was made from", from);
 	if (layers)
 		count = parse_layers(list, n);
 	else
@@ -102,6 +104,8 @@ random_weights(const char *path, const struct backend *be, enum dtype type)
 	if (config_parse(&config, json, why))
 		die("'%s': %s", path, why);
 	json_decref(json);
+	if (config.quantised)
+		die("'%s' has a quantization_config: random weights are not quantised", path);
 	m = model_new(&config, be, type == DT_F16 ? DT_F32 : type);
 	model_randomise(m, (uint64_t)seed);
 	return m;

@@ -18,14 +18,25 @@
 
 enum { CHUNK = 128 };	/* rows of logits at a time: 78 MB at Qwen2's vocabulary */
 
-static json_t *
-scores(double nll, int64_t targets)
-{
-	double mean = nll / (double)targets;
+/* Sums over the supervised tokens of a record, or of all. */
+struct sums {
+	double nll, kl;		/* kl: to the head as it is stored, under --head int8 */
+	int64_t targets;
+	int rounded;		/* kl means something */
+};
 
-	if (!targets)
+static json_t *
+scores(const struct sums *s)
+{
+	double mean = s->nll / (double)s->targets;
+	json_t *json;
+
+	if (!s->targets)
 		return json_pack("{sn sn sI}", "perplexity", "mean_nll", "targets", (json_int_t)0);
-	return json_pack("{sf sf sI}", "perplexity", exp(mean), "mean_nll", mean, "targets", (json_int_t)targets);
+	json = json_pack("{sf sf sI}", "perplexity", exp(mean), "mean_nll", mean, "targets", (json_int_t)s->targets);
+	if (s->rounded)
+		json_object_set_new(json, "head_kl", json_real(s->kl / (double)s->targets));
+	return json;
 }
 
 static void
@@ -36,29 +47,42 @@ print(json_t *line)
 	json_decref(line);
 }
 
-static double
-record_nll(const struct packed *r, const float *logp)
+static struct sums
+record_sums(const struct packed *r, const float *logp, const float *kl)
 {
-	double nll = 0;
+	struct sums s = { .targets = r->example.targets, .rounded = kl != NULL };
 	int i;
 
-	for (i = 0; i < r->example.targets; i++)
-		nll -= logp[r->first + i];
-	if (!isfinite(nll))
+	for (i = 0; i < r->example.targets; i++) {
+		s.nll -= (double)logp[r->first + i];
+		s.kl += kl ? (double)kl[r->first + i] : 0;
+	}
+	if (!isfinite(s.nll))
 		die("the loss of record '%s' is not finite", r->example.id);
-	return nll;
+	return s;
 }
 
 static void
-print_record(const struct packed *r, double nll)
+print_record(const struct packed *r, const struct sums *s)
 {
 	json_t *line = json_object(), *sample = json_object_get(r->record.text, "sample");
 
 	json_object_set_new(line, "id", json_string(r->example.id));
 	if (sample)
 		json_object_set(line, "sample", sample);
-	json_object_update_new(line, scores(nll, r->example.targets));
+	json_object_update_new(line, scores(s));
 	print(line);
+}
+
+/* The log-probabilities of the batch's targets and, where a head is rounded, what that costs. */
+static void
+score(struct head *head, struct pack *pack, float *logp, float *kl)
+{
+	const void *hidden = pack_run(pack);
+
+	head_logprob(head, &pack->batch, hidden, 1, logp, NULL);
+	if (kl)
+		head_rounding(head, &pack->batch, hidden, kl);
 }
 
 int
@@ -76,28 +100,32 @@ main(int argc, const char **argv)
 	struct pack pack;
 	struct progress progress;
 	json_t *summary;
-	float *logp = NULL;
-	double nll = 0;
-	int64_t targets = 0, records = 0;
+	float *logp = NULL, *kl = NULL;
+	struct sums all = { .nll = 0 };
+	int64_t records = 0;
 
 	options_parse(argc, argv, options, "-m DIR [FILE]",
 	    "Measure the perplexity of a model on the supervised tokens of a stream.", 1, &common);
-	feed_open(&feed, "tokens|rollouts|logits", &common);
+	feed_open(&feed, "tokens|rollouts|logits", 1, &common);
+	all.rounded = feed.int8;
 	pack_init(&pack, feed.in, feed.m, feed.rows);
 	head = head_new(feed.m, feed.m->config.vocab, CHUNK);
 
 	progress_start(&progress, "records", common.quiet);
 	while (pack_fill(&pack)) {
 		logp = mem_grow(logp, (size_t)pack.batch.p, sizeof *logp);
+		if (feed.int8)
+			kl = mem_grow(kl, (size_t)pack.batch.p, sizeof *kl);
 		if (pack.batch.p)
-			head_logprob(head, &pack.batch, pack_run(&pack), 1, logp, NULL);
+			score(head, &pack, logp, kl);
 		for (i = 0; i < pack.n; i++) {
-			double own = record_nll(&pack.records[i], logp);
+			struct sums own = record_sums(&pack.records[i], logp, kl);
 
 			if (each)
-				print_record(&pack.records[i], own);
-			nll += own;
-			targets += pack.records[i].example.targets;
+				print_record(&pack.records[i], &own);
+			all.nll += own.nll;
+			all.kl += own.kl;
+			all.targets += own.targets;
 		}
 		records += pack.n;
 		progress_add(&progress, (uint64_t)pack.n, (uint64_t)pack.batch.m);
@@ -105,15 +133,16 @@ main(int argc, const char **argv)
 	progress_end(&progress);
 
 	if (!each) {
-		if (!targets)
+		if (!all.targets)
 			die("%s has no supervised tokens", stream_name(feed.in));
-		summary = scores(nll, targets);
+		summary = scores(&all);
 		json_object_set_new(summary, "records", json_integer(records));
 		print(summary);
 	}
 	if (fflush(stdout) || ferror(stdout))
 		die("cannot write <stdout>:");
 	free(logp);
+	free(kl);
 	head_free(head);
 	pack_free(&pack);
 	feed_close(&feed);

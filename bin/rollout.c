@@ -438,7 +438,7 @@ main(int argc, const char **argv)
 	/* model and streams */
 	if (r.run)
 		follow_open(&r);
-	feed_open(&r.feed, "tokens", &common);
+	feed_open(&r.feed, "tokens", 0, &common);
 	if (!r.feed.tokenizer)
 		die("'%s' has no tokenizer, which the text of a reply needs", r.feed.directory);
 	find_eos(&r);

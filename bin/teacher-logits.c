@@ -80,7 +80,7 @@ main(int argc, const char **argv)
 		die_usage("--top-k and --draws must be positive, and draws at most %d", UINT16_MAX);
 
 	/* model and streams */
-	feed_open(&feed, "tokens|rollouts", &common);
+	feed_open(&feed, "tokens|rollouts", 0, &common);
 	vocab = vocab_of(&feed);
 	if (kind == STORED_TOPK && k > vocab)
 		die_usage("--top-k is larger than the vocabulary of %d ids", vocab);

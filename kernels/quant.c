@@ -34,20 +34,22 @@ code_at(const struct weight *w, int o, int i)
 	return w->quant.bits == 8 ? codes + place * PANEL + lane : codes + (place / QUANT_WORD * PANEL + lane) * 4;
 }
 
+/* Places i .. i+7 of output row + o. */
 static void
-put_code(const struct weight *w, int o, int i, int code)
+put_unit(const struct weight *w, int row, int o, int rows, int i, const int8_t *codes)
 {
-	char *at = code_at(w, o, i);
-	uint32_t word;
+	char *at = code_at(w, row + o, i);
+	uint32_t word = 0;
+	int end = w->k < i + QUANT_WORD ? w->k : i + QUANT_WORD, j;
 
-	if (w->quant.bits == 8) {
-		*(int8_t *)at = (int8_t)code;
-		return;
-	}
-	memcpy(&word, at, sizeof word);
-	word &= ~((uint32_t)15 << shift(i));
-	word |= (uint32_t)(code & 15) << shift(i);
-	memcpy(at, &word, sizeof word);
+	codes += (size_t)i * (size_t)rows + (size_t)o;
+	for (j = i; j < end; j++, codes += rows)
+		if (w->quant.bits == 8)
+			at[(j - i) * PANEL] = (char)*codes;
+		else
+			word |= (uint32_t)(*codes & 15) << shift(j);
+	if (w->quant.bits == 4)
+		memcpy(at, &word, sizeof word);
 }
 
 static int
@@ -76,9 +78,9 @@ quant_put_cpu(struct weight *w, int row, int rows, const int8_t *codes, const ui
 			if (w->quant.asymmetric)
 				head[PANEL] = zeros ? f32_to_f16(zeros[(size_t)g * n + (size_t)o]) : 0;
 		}
-	for (i = 0; i < w->k; i++)
+	for (i = 0; i < w->k; i += QUANT_WORD)
 		for (o = 0; o < rows; o++)
-			put_code(w, row + o, i, codes[(size_t)i * n + (size_t)o]);
+			put_unit(w, row, o, rows, i, codes);
 }
 
 /* W of output o at place i. */

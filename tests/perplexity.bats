@@ -62,6 +62,16 @@ near() {
 	done | cmp - together
 }
 
+@test "a head in 8 bits costs a little, and says so" {
+	perplexity -q -m qwen2 --head int8 examples >rounded
+	jq -e '.head_kl > 0 and .head_kl < 1e-3' rounded
+	near_enough=$(jq -n --argjson a "$(jq .mean_nll rounded)" --argjson b "$(perplexity -q -m qwen2 examples | jq .mean_nll)" '($a - $b) | fabs < 0.05')
+	[ "$near_enough" = true ]
+	perplexity -q -m qwen2 --head stored examples | jq -e 'has("head_kl") | not'
+	own=$(perplexity -q -m qwen2 --head int8 --each examples | jq -s 'map(select(.targets > 0))')
+	near "$(jq .head_kl rounded)" "$(jq '(map(.head_kl * .targets) | add) / (map(.targets) | add)' <<<"$own")"
+}
+
 @test "a record without targets has no value" {
 	perplexity -q -m qwen2 --each examples | sed -n 2p | jq -e '.id == "b" and .perplexity == null and .targets == 0'
 }

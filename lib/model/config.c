@@ -265,17 +265,6 @@ dtype(struct reader *r)
 	return DT_F32;
 }
 
-static void
-quantised(struct reader *r)
-{
-	const json_t *q = get(r, "quantization_config");
-	const json_t *method = json_object_get(q, "quant_method");
-
-	if (q)
-		fail(r, "quantization_config: weights packed by '%s' are not read here",
-		    json_is_string(method) ? json_string_value(method) : "an unknown method");
-}
-
 int
 config_parse(struct config *c, json_t *json, char *why)
 {
@@ -285,7 +274,7 @@ config_parse(struct config *c, json_t *json, char *why)
 	if (!json_is_object(json))
 		return reason(why, "the configuration is no JSON object");
 	c->family = family(&r);
-	quantised(&r);
+	c->quantised = get(&r, "quantization_config") != NULL;
 	c->vocab = integer(&r, "vocab_size", REQUIRED, MAX_VOCAB);
 	c->init_range = (float)real(&r, "initializer_range", 0.02, 0, 100);
 	c->dtype = dtype(&r);

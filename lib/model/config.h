@@ -29,6 +29,7 @@ struct config {
 	float init_range;	/* standard deviation of random weights */
 	float embed_drop, attention_drop, residual_drop;	/* GPT-2's dropout probabilities */
 	enum dtype dtype;	/* as torch_dtype says; DT_F32 when absent */
+	int quantised;		/* its layers are codes (lib/quant/checkpoint.h): to be run, not trained or written */
 	json_t *json;		/* the whole file, to be written back; owned */
 };
 

@@ -189,6 +189,13 @@ allocate(const struct model *m, size_t bytes)
 }
 
 void
+layout_allocate_matrix(const struct model *m, const struct storage *s)
+{
+	if (!s->matrix->data)
+		s->matrix->data = allocate(m, mem_mul(s->n, dtype_size(s->matrix->type)));
+}
+
+void
 layout_allocate(struct model *m)
 {
 	int i;
@@ -196,9 +203,9 @@ layout_allocate(struct model *m)
 	for (i = 0; i < m->nstorage; i++) {
 		struct storage *s = &m->storage[i];
 
-		if (s->matrix && !s->matrix->data)
-			s->matrix->data = allocate(m, mem_mul(s->n, dtype_size(m->type)));
-		else if (s->vector && !*s->vector)
+		if (s->matrix)
+			layout_allocate_matrix(m, s);
+		else if (!*s->vector)
 			*s->vector = allocate(m, mem_mul(s->n, sizeof **s->vector));
 	}
 	if (m->config.tied && m->embed.data)

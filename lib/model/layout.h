@@ -13,6 +13,7 @@
 void layout_build(struct model *m);
 void layout_build_head(struct model *m);	/* the head alone */
 void layout_allocate(struct model *m);		/* zero memory for every storage that has none; dies */
+void layout_allocate_matrix(const struct model *m, const struct storage *s);	/* for one */
 
 /* "lm_head.weight", or the embedding's name when tied. */
 const char *layout_head_name(const struct config *c);

@@ -9,12 +9,23 @@
 #include "lib/base/mem.h"
 #include "lib/model/layout.h"
 #include "lib/model/safetensors.h"
+#include "lib/quant/weight.h"
 
 struct source {
-	const struct model *m;
-	const struct safetensor **of;	/* [nparams] */
+	struct model *m;
+	const struct safetensors *st;
+	struct quant_config quant;
+	const struct safetensor **of;	/* [nparams]; NULL where the parameter lies quantised */
 	int bad;	/* lowest parameter that has a NaN or an infinity; INT_MAX: none */
 };
+
+static int
+ends_in(const char *name, const char *ending)
+{
+	size_t n = strlen(name), k = strlen(ending);
+
+	return n >= k && !strcmp(name + n - k, ending);
+}
 
 /* Masks and angles that old checkpoints carry along. */
 static int
@@ -23,10 +34,10 @@ is_buffer(const char *name)
 	static const char *const endings[] = {
 		".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq",
 	};
-	size_t i, n = strlen(name), k;
+	size_t i;
 
 	for (i = 0; i < sizeof endings / sizeof *endings; i++)
-		if ((k = strlen(endings[i])) <= n && !strcmp(name + n - k, endings[i]))
+		if (ends_in(name, endings[i]))
 			return 1;
 	return 0;
 }
@@ -62,6 +73,17 @@ check_param(const struct param *p, const struct safetensor *t, char *why)
 	return 0;
 }
 
+static int
+is_zero(const struct safetensor *t)
+{
+	const char *bytes = t->data;
+	size_t i;
+
+	for (i = 0; i < t->bytes && !bytes[i]; i++)
+		;
+	return i == t->bytes;
+}
+
 /* A tied head that is stored once more must be the embedding. */
 static int
 check_copy(const struct model *m, const struct safetensors *st, const struct safetensor *head,
@@ -75,6 +97,34 @@ check_copy(const struct model *m, const struct safetensors *st, const struct saf
 	return reason(why, "'%s' is not the embedding, though tied to it", head->name);
 }
 
+/* "model.layers.0.mlp.up_proj", of the parameter's weight; to be freed. */
+static char *
+layer_name(const struct param *p)
+{
+	char *name = mem_string(p->name), *dot = strrchr(name, '.');
+
+	if (dot)
+		*dot = 0;
+	return name;
+}
+
+/* A matrix that multiplies, and whose place in the file is taken by codes. */
+static int
+is_quantised(const struct source *from, const struct param *p)
+{
+	const struct model *m = from->m;
+	const struct weight *w = m->storage[p->storage].matrix;
+	char *name;
+	int lies;
+
+	if (!from->quant.bits || !w || w == &m->embed || w == &m->position)
+		return 0;
+	name = layer_name(p);
+	lies = quantised_lies(from->st, name);
+	free(name);
+	return lies;
+}
+
 static int
 by_address(const void *a, const void *b)
 {
@@ -84,16 +134,46 @@ by_address(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
+/* All that is used: a quantised layer has several tensors, the bias of one that has none is zero. */
+static const struct safetensor **
+list_used(const struct source *from, size_t *count)
+{
+	static const char *const parts[] = { "qweight", "qzeros", "scales", "g_idx", "bias" };
+	const struct safetensor **used = NULL, *t;
+	int n = 0, cap = 0, i, j;
+
+	for (i = 0; i < from->m->nparams; i++) {
+		char *name;
+
+		if (from->of[i]) {
+			MEM_PUSH(used, n, cap, from->of[i]);
+			continue;
+		}
+		name = layer_name(&from->m->params[i]);
+		for (j = 0; j < (int)(sizeof parts / sizeof *parts); j++) {
+			char *full = mem_format("%s.%s", name, parts[j]);
+
+			if ((t = safetensors_find_weight(from->st, full)) && (j < 4 || is_zero(t)))
+				MEM_PUSH(used, n, cap, t);
+			free(full);
+		}
+		free(name);
+	}
+	qsort(used, (size_t)n, sizeof *used, by_address);
+	*count = (size_t)n;
+	return used;
+}
+
 /* Nothing may lie in the file that the model would not use. */
 static int
-check_unused(const struct model *m, const struct safetensors *st,
-    const struct safetensor *const *of, char *why)
+check_unused(const struct source *from, char *why)
 {
-	size_t n = (size_t)m->nparams;
-	const struct safetensor **used = mem_copy(of, n * sizeof *of);
+	const struct model *m = from->m;
+	const struct safetensors *st = from->st;
+	size_t n;
+	const struct safetensor **used = list_used(from, &n);
 	int i, rc = 0;
 
-	qsort(used, n, sizeof *used, by_address);
 	for (i = 0; i < st->count && !rc; i++) {
 		const struct safetensor *t = &st->tensors[i];
 
@@ -109,13 +189,16 @@ check_unused(const struct model *m, const struct safetensors *st,
 }
 
 static int
-check(const struct model *m, const struct safetensors *st, const struct safetensor **of, char *why)
+check(struct source *from, char *why)
 {
+	const struct model *m = from->m;
 	int i;
 
 	for (i = 0; i < m->nparams; i++) {
-		of[i] = safetensors_find_weight(st, m->params[i].name);
-		if (check_param(&m->params[i], of[i], why))
+		if (is_quantised(from, &m->params[i]))
+			continue;
+		from->of[i] = safetensors_find_weight(from->st, m->params[i].name);
+		if (check_param(&m->params[i], from->of[i], why))
 			return -1;
 	}
 	return 0;
@@ -201,19 +284,91 @@ fill(void *context, const struct storage *s, int row, int rows)
 		int first = p->row > row ? p->row : row;
 		int last = p->row + p->rows < row + rows ? p->row + p->rows : row + rows;
 
-		if (first < last)
+		if (first < last && from->of[i])
 			put(from, s, i, first, last - first);
 	}
 }
 
-static int
-load(struct model *m, const struct safetensors *st, int whole, char *why)
+/* The layer as a part of a whole matrix. */
+static void
+put_whole(const struct source *from, struct weight *w, const struct quantised *l, int first)
 {
-	struct source from = { m, mem_zero((size_t)m->nparams, sizeof *from.of), INT_MAX };
-	int rc = check(m, st, from.of, why);
+	enum { SLICE = 256 };
+	int row;
 
+	for (row = 0; row < l->n; row += SLICE) {
+		int rows = l->n - row < SLICE ? l->n - row : SLICE;
+		float *x = mem_alloc((size_t)rows * (size_t)l->k * sizeof *x);
+
+		quantised_weights(x, l, row, rows);
+		from->m->be->weight_put(w, first + row, rows, x, DT_F32, 0);
+		free(x);
+	}
+}
+
+/* The quantised layers of a matrix, as they are where all its rows are of such. */
+static int
+load_codes(const struct source *from, struct storage *s, char *why)
+{
+	struct quantised *layers = mem_zero((size_t)s->nparams, sizeof *layers);
+	int i, n = 0, rc = 0;
+
+	for (i = 0; i < s->nparams && !rc; i++) {
+		const struct param *p = &from->m->params[s->param + i];
+		char *name = layer_name(p);
+
+		if (!from->of[s->param + i]) {
+			rc = quantised_read(&layers[i], from->st, name, &from->quant, p->rows, p->columns, why);
+			n++;
+		}
+		free(name);
+	}
+	if (!rc && n && (n < s->nparams || weight_hold(s->matrix, from->m->be, layers, n))) {
+		layout_allocate_matrix(from->m, s);
+		for (i = 0; i < s->nparams; i++)
+			if (layers[i].q)
+				put_whole(from, s->matrix, &layers[i], from->m->params[s->param + i].row);
+	}
+	s->n = s->matrix->elements;
+	for (i = 0; i < s->nparams; i++)
+		quantised_free(&layers[i]);
+	free(layers);
+	return rc;
+}
+
+static int
+load_quantised(const struct source *from, char *why)
+{
+	struct model *m = from->m;
+	int i, bad = INT_MAX;		/* lowest storage that cannot be read: the one to speak of */
+
+	#pragma omp parallel for schedule(dynamic)
+	for (i = 0; i < m->nstorage; i++) {
+		char inner[REASON_MAX];
+
+		if (!m->storage[i].matrix || !load_codes(from, &m->storage[i], inner))
+			continue;
+		#pragma omp critical
+		if (i < bad) {
+			bad = i;
+			reason(why, "%s", inner);
+		}
+	}
+	return bad == INT_MAX ? 0 : -1;
+}
+
+static int
+load(struct model *m, const struct safetensors *st, const struct quant_config *quant, int whole, char *why)
+{
+	struct source from = { .m = m, .st = st, .quant = *quant, .bad = INT_MAX };
+	int rc;
+
+	from.of = mem_zero((size_t)m->nparams, sizeof *from.of);
+	rc = check(&from, why);
 	if (!rc && whole)
-		rc = check_unused(m, st, from.of, why);
+		rc = check_unused(&from, why);
+	if (!rc && quant->bits)
+		rc = load_quantised(&from, why);
 	if (!rc) {
 		layout_allocate(m);
 		layout_each_slice(m, fill, &from);
@@ -226,14 +381,15 @@ load(struct model *m, const struct safetensors *st, int whole, char *why)
 	return rc;
 }
 
-/* bf16 where all matrices are, whatever config.json says. */
+/* bf16 where all whole matrices are, whatever config.json says. */
 static enum dtype
 file_type(const struct safetensors *st)
 {
 	int i;
 
 	for (i = 0; i < st->count; i++)
-		if (st->tensors[i].rank == 2 && st->tensors[i].type != DT_BF16)
+		if (st->tensors[i].rank == 2 && st->tensors[i].type != DT_BF16 &&
+		    st->tensors[i].type != DT_I32 && !ends_in(st->tensors[i].name, ".scales"))
 			return DT_F32;
 	return DT_BF16;
 }
@@ -244,14 +400,17 @@ open_part(const char *directory, const struct backend *be, enum dtype type, int 
 	struct model *m = mem_zero(1, sizeof *m);
 	char *path = file_join(directory, "config.json"), inner[REASON_MAX];
 	struct safetensors *st = NULL;
+	struct quant_config quant;
 	int rc = -1;
 
 	m->be = be;
 	m->directory = mem_string(directory);
-	if (!config_read(&m->config, path, why) && (st = safetensors_open_model(directory, why))) {
+	if (!config_read(&m->config, path, why) && !quant_config_read(&quant, directory, why) &&
+	    (st = safetensors_open_model(directory, why))) {
+		m->config.quantised = quant.bits > 0;
 		m->type = type ? type : file_type(st);
 		(whole ? layout_build : layout_build_head)(m);
-		if ((rc = load(m, st, whole, inner)))
+		if ((rc = load(m, st, &quant, whole, inner)))
 			reason(why, "'%s': %s", directory, inner);
 		safetensors_close(st);
 	}
@@ -272,12 +431,13 @@ model_open(const char *directory, const struct backend *be, enum dtype type, cha
 void
 model_reload(struct model *m, const char *directory)
 {
+	const struct quant_config whole = { .bits = 0 };
 	char why[REASON_MAX];
 	struct safetensors *st = safetensors_open_model(directory, why);
 
 	if (!st)
 		die("%s", why);
-	if (load(m, st, 1, why))
+	if (load(m, st, &whole, 1, why))
 		die("'%s': %s", directory, why);
 	safetensors_close(st);
 }

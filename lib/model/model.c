@@ -6,6 +6,7 @@
 #include "lib/base/die.h"
 #include "lib/base/mem.h"
 #include "lib/model/layout.h"
+#include "lib/quant/weight.h"
 
 struct model *
 model_new(const struct config *config, const struct backend *be, enum dtype type)
@@ -23,7 +24,10 @@ model_new(const struct config *config, const struct backend *be, enum dtype type
 static void
 free_storage(const struct model *m, const struct storage *s)
 {
-	m->be->free(s->matrix ? s->matrix->data : (void *)*s->vector);
+	if (s->matrix)
+		weight_release(s->matrix, m->be);
+	else
+		m->be->free(*s->vector);
 }
 
 void
@@ -31,6 +35,10 @@ model_free(struct model *m)
 {
 	int i;
 
+	if (m->config.tied && m->head.data != m->embed.data)
+		weight_release(&m->head, m->be);
+	if (m->exact_head.data != m->embed.data)
+		weight_release(&m->exact_head, m->be);
 	for (i = 0; i < m->nstorage; i++)
 		free_storage(m, &m->storage[i]);
 	for (i = 0; i < m->nparams; i++)
@@ -79,6 +87,24 @@ model_keep_layers(struct model *m, const int *layers, int n)
 	keep_in_json(&m->config, layers, n);
 	m->config.layers = n;
 	layout_build(m);
+}
+
+void
+model_round_head(struct model *m, int keep)
+{
+	struct weight exact = m->head;
+	int i;
+
+	if (exact.type == DT_U8)
+		return;
+	weight_round(&m->head, m->be, &exact);
+	for (i = 0; i < m->nstorage; i++)
+		if (m->storage[i].matrix == &m->head)
+			m->storage[i].n = m->head.elements;
+	if (keep || m->config.tied)
+		m->exact_head = exact;
+	else
+		weight_release(&exact, m->be);
 }
 
 void

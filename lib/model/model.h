@@ -61,7 +61,8 @@ struct model {
 	char *directory;	/* where it was read, or NULL */
 	struct weight embed;	/* [vocab, hidden] */
 	struct weight position;	/* GPT-2 [positions, hidden]; data NULL else */
-	struct weight head;	/* [vocab, hidden]; the same memory as embed when tied */
+	struct weight head;	/* [vocab, hidden]; the same memory as embed when tied, but for a rounded one */
+	struct weight exact_head;	/* of a rounded head, where model_round_head() kept it; data NULL else */
 	struct norm final;
 	struct block *blocks;	/* [layers] */
 	float *rope;		/* {cos, sin} [positions][d / 2][2], grown on demand; NULL for GPT-2 */
@@ -75,7 +76,8 @@ struct model {
 /*
  * Read a model; `type` DT_NONE takes the file's own (f16 becomes f32). Returns
  * NULL with a reason: a missing weight, one that nobody would use, a wrong
- * shape, a NaN, a config that is refused.
+ * shape, a NaN, a config that is refused. Quantised layers stay so in memory
+ * (lib/quant/weight.h), or where that could not be exact, become whole weights.
  */
 struct model *model_open(const char *directory, const struct backend *be, enum dtype type, char *why);
 struct model *model_load(const char *directory, const struct backend *be, enum dtype type);	/* dies */
@@ -101,6 +103,12 @@ void model_free(struct model *m);
 
 /* Drop all layers but the n that are listed, in ascending order. */
 void model_keep_layers(struct model *m, const int *layers, int n);
+
+/*
+ * Hold the head in 8 bits, a scale a row: reading it is half of what a small model reads for a token. `keep` the
+ * head as it was, too, for comparison: of a tied head that is the embedding, which costs nothing.
+ */
+void model_round_head(struct model *m, int keep);
 
 /* The table of angles must reach `positions`; call before a forward of longer sequences. */
 void model_rope(struct model *m, int positions);

@@ -41,6 +41,7 @@ head_free(struct head *h)
 	be->free(h->x);
 	be->free(h->dx);
 	be->free(h->logits);
+	be->free(h->exact);
 	be->free(h->ce);
 	be->free(h->div);
 	be->free(h->weight);
@@ -250,4 +251,27 @@ head_judge(struct head *h, const struct batch *b, teacher_fn *teacher, void *use
 		h->m->be->logprob(h->ce + first, NULL, t.dense, t.ld, b->d_targets + first, 1, count, h->columns);
 	}
 	h->m->be->download(logp, h->ce, (size_t)b->p * sizeof *logp);
+}
+
+void
+head_rounding(struct head *h, const struct batch *b, const void *hidden, float *kl)
+{
+	const struct divergence d = { .kind = LOSS_FORWARD_KL, .kd_ratio = 1, .tau = 1 };
+	const struct model *m = h->m;
+	size_t columns = (size_t)h->columns;
+	struct teacher_rows exact = { .form = TEACHER_DENSE, .ld = columns };
+	int first, count;
+
+	grow(h, 0, b->p);
+	if (!h->exact)
+		h->exact = allocate(m->be, (size_t)h->chunk * columns * sizeof *h->exact);
+	exact.dense = h->exact;
+	for (first = 0; first < b->p; first += count) {
+		count = chunk_at(h, first, b->p);
+		logits(h, b, hidden, first, count);
+		m->be->matmul(h->exact, DT_F32, h->x, m->type, &m->exact_head, NULL, count, h->columns, 0);
+		m->be->loss(h->logits, columns, b->d_targets + first, &exact, &d, 1, h->ce + first, h->div + first, count,
+		    h->columns);
+	}
+	m->be->download(kl, h->div, (size_t)b->p * sizeof *kl);
 }

@@ -37,6 +37,7 @@ struct head {
 	int chunk;		/* rows at a time */
 	void *x, *dx;		/* [chunk, hidden] */
 	float *logits;		/* [chunk, columns] */
+	float *exact;		/* [chunk, columns] of an exact head, once asked for */
 	float *ce, *div;	/* [cap], by supervised row of the last call */
 	float *weight;		/* [cap] of a policy's ids */
 	float *entropy;		/* [cap] of the rows of a policy that wants it */
@@ -71,6 +72,8 @@ void *head_policy(struct head *h, const struct batch *b, const void *hidden, con
  */
 void head_logprob(struct head *h, const struct batch *b, const void *hidden, float temperature, float *logp,
     float *entropy);
+/* KL(p, q) of every supervised row from the exact head's p to a rounded head's q; host array [p]. */
+void head_rounding(struct head *h, const struct batch *b, const void *hidden, float *kl);
 /* The same by a teacher, whose distribution must be dense. */
 void head_judge(struct head *h, const struct batch *b, teacher_fn *teacher, void *user, float *logp);
 

@@ -136,6 +136,8 @@ recipe_model(struct recipe *r, struct model *m)
 {
 	struct config *c = &m->config;
 
+	if (c->quantised)
+		die("'%s' is quantised: a model is trained before that", r->model);
 	if (r->lr == UNSET)
 		r->schedule.lr = r->lr = c->family == FAMILY_GPT2 ? 5e-4 : 1e-5;
 	r->type = m->type;

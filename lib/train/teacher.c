@@ -196,7 +196,7 @@ weights_bytes(const struct teacher *t)
 	if (t->source.form == FORM_HIDDEN)
 		return m->head.elements * dtype_size(m->head.type);
 	for (i = 0; i < m->nstorage; i++)
-		bytes += m->storage[i].n * (m->storage[i].matrix ? dtype_size(m->type) : sizeof(float));
+		bytes += m->storage[i].n * (m->storage[i].matrix ? dtype_size(m->storage[i].matrix->type) : sizeof(float));
 	return bytes + forward_bytes(m, t->max_rows, KEEP_NONE);
 }
 

@@ -35,6 +35,7 @@ kind_fn kind_loss, kind_train, kind_sampling, kind_philox, kind_reward;
 kind_fn kind_minillm, kind_minillm_logits, kind_minillm_mix;
 kind_fn kind_grpo, kind_pack, kind_gptq;
 void all_gptq(struct verdict *v);	/* what must hold of all cases together */
+kind_fn kind_dequant;
 
 void fail(struct verdict *v, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Count a comparison that must hold exactly. */
@@ -57,6 +58,8 @@ int32_t *get_ids(const json_t *list, int *n);			/* to be freed */
 
 /* A model of the kit on the row under test, in f32; the last few are kept. */
 struct model *kit_model(const struct kit *k, const char *relative);
+/* Its logits of a sequence, [n, vocab]; to be freed. */
+double *kit_logits(struct model *m, const int32_t *ids, int n);
 /* A float tensor widened to double, or NULL and a failure; to be freed. */
 double *kit_tensor(struct verdict *v, const struct safetensors *st, const char *name, size_t *n);
 struct safetensors *kit_tensors(struct verdict *v, const struct kit *k, const char *relative);

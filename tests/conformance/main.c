@@ -43,7 +43,7 @@ static const struct kind {
 	{ "minillm_mix", kind_minillm_mix, 1 },
 	{ "on_policy_distillation", kind_minillm, 1 },
 	{ "pack", kind_pack, 0 },
-	{ "dequant", NULL, 0 },
+	{ "dequant", kind_dequant, 1 },
 	{ "gptq", kind_gptq, 1 },
 	{ "gguf", NULL, 0 },
 	{ NULL, NULL, 0 }

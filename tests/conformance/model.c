@@ -72,6 +72,17 @@ scored_free(struct scored *s)
 	free(s->logp);
 }
 
+double *
+kit_logits(struct model *m, const int32_t *ids, int n)
+{
+	struct scored s = score(m, ids, n, m->config.vocab);
+	double *logits = s.logits;
+
+	s.logits = NULL;
+	scored_free(&s);
+	return logits;
+}
+
 /* Rows `rows` of got [.., width] against the tensor NAME.index. */
 static void
 compare_rows(struct verdict *v, const struct safetensors *st, const char *name, size_t index, const double *got,

@@ -125,7 +125,6 @@ check_refusals(void)
 		{ QWEN2 ",\"layer_types\":[\"full_attention\",\"sliding_attention\",\"x\"]", "sliding_attention" },
 		{ QWEN2 ",\"layer_types\":[\"full_attention\"]", "layer_types" },
 		{ QWEN2 ",\"use_mrope\":true", "use_mrope" },
-		{ QWEN2 ",\"quantization_config\":{\"quant_method\":\"gptq\"}", "gptq" },
 		{ QWEN2 ",\"dtype\":\"float8\"", "float8" },
 		{ QWEN2 ",\"tie_word_embeddings\":1", "tie_word_embeddings" },
 		{ LLAMA ",\"attention_bias\":true", "attention_bias" },
