@@ -291,6 +291,21 @@ make_scoring(enum rouge_mode mode)
 	return s;
 }
 
+static void
+scoring_free(struct scoring *s)
+{
+	int i, threads = omp_get_max_threads();
+	size_t k;
+
+	for (i = 0; i < threads; i++)
+		rouge_free(s->rouges[i]);
+	for (k = 0; k < s->nitems; k++)
+		free(s->items[k].verdicts);
+	free(s->rouges);
+	free(s->items);
+	corpus_batch_free(&s->batch);
+}
+
 int
 main(int argc, const char **argv)
 {
@@ -331,5 +346,7 @@ main(int argc, const char **argv)
 	}
 	if (fflush(stdout) || ferror(stdout))
 		die("cannot write <stdout>:");
+	scoring_free(&scoring);
+	runs_free(&runs);
 	return 0;
 }
