@@ -19,12 +19,12 @@
 #include "lib/base/json.h"
 #include "lib/base/mem.h"
 #include "lib/base/options.h"
+#include "lib/score/match.h"
+#include "lib/score/rouge.h"
+#include "lib/score/runs.h"
 #include "lib/stream/stream.h"
 #include "lib/text/corpus.h"
-#include "lib/text/match.h"
 #include "lib/text/reader.h"
-#include "lib/text/rouge.h"
-#include "lib/text/runs.h"
 
 enum { BATCH = 1 << 17 };		/* bytes for each thread: they stay in its caches */
 

@@ -13,7 +13,7 @@
 #include "lib/base/json.h"
 #include "lib/base/mem.h"
 #include "lib/base/options.h"
-#include "lib/text/bpe_train.h"
+#include "lib/bpe/bpe_train.h"
 #include "lib/text/corpus.h"
 #include "lib/text/reader.h"
 #include "lib/text/template.h"

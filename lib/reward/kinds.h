@@ -6,7 +6,7 @@
 #include "lib/reward/parts.h"
 #include "lib/reward/reward.h"
 #include "lib/sandbox/sandbox.h"
-#include "lib/text/rouge.h"
+#include "lib/score/rouge.h"
 
 struct judge {
 	struct rouge *rouge;

@@ -13,10 +13,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "lib/text/chat.h"
-#include "lib/text/ids.h"
-#include "lib/text/template.h"
 #include "lib/base/text.h"
+#include "lib/bpe/ids.h"
+#include "lib/text/chat.h"
+#include "lib/text/template.h"
 #include "lib/text/tokenizer.h"
 
 /* How records become examples: by one of template, chat and field. */

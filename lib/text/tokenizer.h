@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "lib/text/ids.h"
+#include "lib/bpe/ids.h"
 
 struct tokenizer;
 

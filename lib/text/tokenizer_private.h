@@ -5,8 +5,8 @@
 
 #include <stdatomic.h>
 
-#include "lib/text/bpe.h"
-#include "lib/text/bpe_cache.h"
+#include "lib/bpe/bpe.h"
+#include "lib/bpe/bpe_cache.h"
 #include "lib/text/tokenizer.h"
 
 enum { TOKENIZER_CACHES = 64 };		/* threads that find one kept; others make their own for a call */

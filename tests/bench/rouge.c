@@ -15,8 +15,8 @@
 
 #include "lib/base/die.h"
 #include "lib/base/mem.h"
+#include "lib/score/rouge.h"
 #include "lib/text/reader.h"
-#include "lib/text/rouge.h"
 
 enum { PAIRS = 40000, PASSES = 5, WORDS_MIN = 40, CUT_MIN = 45, CUT_MAX = 90 };
 

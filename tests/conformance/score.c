@@ -6,9 +6,9 @@
 
 #include "lib/base/die.h"
 #include "lib/base/mem.h"
-#include "lib/text/match.h"
-#include "lib/text/porter.h"
-#include "lib/text/rouge.h"
+#include "lib/score/match.h"
+#include "lib/score/porter.h"
+#include "lib/score/rouge.h"
 #include "tests/conformance/kit.h"
 
 static struct rouge *

@@ -5,7 +5,7 @@
 
 #include "lib/base/die.h"
 #include "lib/base/mem.h"
-#include "lib/text/bpe_train.h"
+#include "lib/bpe/bpe_train.h"
 #include "lib/text/chat.h"
 #include "lib/text/example.h"
 #include "tests/conformance/kit.h"

@@ -5,9 +5,9 @@
 
 #include "lib/base/die.h"
 #include "lib/base/mem.h"
-#include "lib/text/bpe.h"
-#include "lib/text/bpe_cache.h"
-#include "lib/text/bpe_train.h"
+#include "lib/bpe/bpe.h"
+#include "lib/bpe/bpe_cache.h"
+#include "lib/bpe/bpe_train.h"
 #include "tests/unit/tap.h"
 
 enum { TABLES = 300, MERGES = 40, WORDS = 200, LONGEST = 200 };

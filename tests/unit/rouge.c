@@ -4,9 +4,9 @@
 #include <string.h>
 
 #include "lib/base/mem.h"
-#include "lib/text/match.h"
-#include "lib/text/porter.h"
-#include "lib/text/rouge.h"
+#include "lib/score/match.h"
+#include "lib/score/porter.h"
+#include "lib/score/rouge.h"
 #include "tests/unit/tap.h"
 
 static struct rouge_score

@@ -5,7 +5,7 @@
 
 #include "lib/base/die.h"
 #include "lib/base/mem.h"
-#include "lib/text/scan.h"
+#include "lib/bpe/scan.h"
 #include "lib/text/unicode.h"
 #include "tests/unit/tap.h"
 

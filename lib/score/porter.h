@@ -7,8 +7,8 @@
  * words, -ies and -ied of four letters, y after any consonant, -alli tried
  * again as -al, -bli, -fulli and -logi, and a short syllable of two letters.
  */
-#ifndef TEXT_PORTER_H
-#define TEXT_PORTER_H
+#ifndef SCORE_PORTER_H
+#define SCORE_PORTER_H
 
 #include <stddef.h>
 

@@ -6,8 +6,8 @@
 
 #include "lib/base/die.h"
 #include "lib/base/mem.h"
-#include "lib/text/scan.h"
-#include "lib/text/scan_known.h"
+#include "lib/bpe/scan.h"
+#include "lib/bpe/scan_known.h"
 #include "lib/text/unicode.h"
 
 const char scan_qwen2[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}"

@@ -6,8 +6,8 @@
  * in from 0 to 1 and come out times 100. Deviations are those of a sample,
  * sqrt(sum (x - mean)^2 / (n - 1)); of a single run, null.
  */
-#ifndef TEXT_RUNS_H
-#define TEXT_RUNS_H
+#ifndef SCORE_RUNS_H
+#define SCORE_RUNS_H
 
 #include <jansson.h>
 #include <stddef.h>

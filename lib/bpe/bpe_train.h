@@ -8,13 +8,13 @@
  * the smaller right id. Ids: the bytes in the order of their printable form,
  * then merges as they are made.
  */
-#ifndef TEXT_BPE_TRAIN_H
-#define TEXT_BPE_TRAIN_H
+#ifndef BPE_BPE_TRAIN_H
+#define BPE_BPE_TRAIN_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-#include "lib/text/scan.h"
+#include "lib/bpe/scan.h"
 
 struct bpe_train;
 

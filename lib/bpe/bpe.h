@@ -9,8 +9,8 @@
  * Build: bpe_new(), every bpe_token(), every bpe_merge() in the order of
  * ranks, bpe_finish(). Then it is read-only, for any number of threads.
  */
-#ifndef TEXT_BPE_H
-#define TEXT_BPE_H
+#ifndef BPE_BPE_H
+#define BPE_BPE_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -11,7 +11,7 @@
  */
 #include <string.h>
 
-#include "lib/text/porter.h"
+#include "lib/score/porter.h"
 
 struct word {
 	char *s;

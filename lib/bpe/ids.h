@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* ids - a growing array of token ids; start it with zeros, free() its id */
-#ifndef TEXT_IDS_H
-#define TEXT_IDS_H
+#ifndef BPE_IDS_H
+#define BPE_IDS_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -7,8 +7,8 @@
  * both ends. Articles stay, nothing is composed. Texts are UTF-8; bytes that
  * belong to no code point must be equal.
  */
-#ifndef TEXT_MATCH_H
-#define TEXT_MATCH_H
+#ifndef SCORE_MATCH_H
+#define SCORE_MATCH_H
 
 #include <jansson.h>
 #include <stddef.h>

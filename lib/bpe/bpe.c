@@ -16,7 +16,7 @@
 
 #include "lib/base/die.h"
 #include "lib/base/mem.h"
-#include "lib/text/bpe.h"
+#include "lib/bpe/bpe.h"
 #include "lib/text/unicode.h"
 
 #define EMPTY UINT64_MAX

@@ -3,7 +3,7 @@
 #include <stdint.h>
 #include <utf8proc.h>
 
-#include "lib/text/match.h"
+#include "lib/score/match.h"
 #include "lib/text/unicode.h"
 
 enum { BROKEN = 0x110000, END = -1 };

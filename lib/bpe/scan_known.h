@@ -2,10 +2,10 @@
 /*
  * scan_known - the patterns of GPT-2 and Qwen2 without a matcher of patterns
  *
- * As scan_pieces() of lib/text/scan.h; unicode_init() comes before.
+ * As scan_pieces() of lib/bpe/scan.h; unicode_init() comes before.
  */
-#ifndef TEXT_SCAN_KNOWN_H
-#define TEXT_SCAN_KNOWN_H
+#ifndef BPE_SCAN_KNOWN_H
+#define BPE_SCAN_KNOWN_H
 
 #include <stddef.h>
 

@@ -6,12 +6,12 @@
  * belongs to one thread at a time and has a fixed size; what falls out is
  * merged again. Ids do not depend on what it holds.
  */
-#ifndef TEXT_BPE_CACHE_H
-#define TEXT_BPE_CACHE_H
+#ifndef BPE_BPE_CACHE_H
+#define BPE_BPE_CACHE_H
 
-#include "lib/text/bpe.h"
-#include "lib/text/ids.h"
-#include "lib/text/scan.h"
+#include "lib/bpe/bpe.h"
+#include "lib/bpe/ids.h"
+#include "lib/bpe/scan.h"
 
 struct bpe_cache;
 

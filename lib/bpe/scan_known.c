@@ -19,7 +19,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "lib/text/scan_known.h"
+#include "lib/bpe/scan_known.h"
 #include "lib/text/unicode.h"
 
 enum { KINDS = UNICODE_LETTER | UNICODE_NUMBER | UNICODE_SPACE, WIDTH = 64, STEP = 16 };

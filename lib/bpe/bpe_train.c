@@ -11,8 +11,8 @@
 
 #include "lib/base/die.h"
 #include "lib/base/mem.h"
-#include "lib/text/bpe.h"
-#include "lib/text/bpe_train.h"
+#include "lib/bpe/bpe.h"
+#include "lib/bpe/bpe_train.h"
 #include "lib/text/unicode.h"
 
 enum { AHEAD = 64, BYTES = 256 };

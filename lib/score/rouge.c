@@ -18,8 +18,8 @@
 #include <xxhash.h>
 
 #include "lib/base/mem.h"
-#include "lib/text/porter.h"
-#include "lib/text/rouge.h"
+#include "lib/score/porter.h"
+#include "lib/score/rouge.h"
 #include "lib/text/unicode.h"
 
 enum { WORDS_KEPT = 1 << 20 };	/* then the memory of words starts anew; 50 MB */

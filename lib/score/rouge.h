@@ -9,7 +9,7 @@
  * 2004). What a word is, the mode says:
  *
  * ROUGE_GOOGLE   as Google's rouge_score with use_stemmer: lower case, runs of
- *                [a-z0-9], those longer than 3 stemmed (lib/text/porter.h). Of
+ *                [a-z0-9], those longer than 3 stemmed (lib/score/porter.h). Of
  *                the code points outside of ASCII, U+0130 lowers to an i and a
  *                separator, U+212A to a k; all others separate.
  * ROUGE_UNICODE  NFC, lower case, runs of letters, marks and numbers; the
@@ -18,8 +18,8 @@
  *
  * Texts are UTF-8; in one that is not, bytes that belong to no code point separate.
  */
-#ifndef TEXT_ROUGE_H
-#define TEXT_ROUGE_H
+#ifndef SCORE_ROUGE_H
+#define SCORE_ROUGE_H
 
 #include <jansson.h>
 #include <stddef.h>

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "lib/base/mem.h"
-#include "lib/text/runs.h"
+#include "lib/score/runs.h"
 
 /* Most records belong to the run of the one before or to one of the last few. */
 static struct run *

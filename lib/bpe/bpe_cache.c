@@ -10,7 +10,7 @@
 #include <sys/mman.h>
 
 #include "lib/base/die.h"
-#include "lib/text/bpe_cache.h"
+#include "lib/bpe/bpe_cache.h"
 
 enum {
 	AHEAD = 192,

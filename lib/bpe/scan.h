@@ -7,8 +7,8 @@
  * other runs in PCRE2 with JIT, where \s is the property White_Space, as in
  * the library that the patterns were written for.
  */
-#ifndef TEXT_SCAN_H
-#define TEXT_SCAN_H
+#ifndef BPE_SCAN_H
+#define BPE_SCAN_H
 
 #include <stddef.h>
 
