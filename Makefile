@@ -6,6 +6,7 @@
 #   make english DATA=dolly.jsonl TEACHER=dir STUDENT=dir    an experiment: see pipelines/*.mk
 #   make conformance   hold the tools to a kit of reference values; KIT=dir names another kit
 #   make test-cuda     on a GPU: every operation against ref, the kit, the demo
+#   make minillm, make seqkd    the student learns from its own replies, or from its teacher's
 #   make bench         speed against the machine's ceilings (tests/bench/README.md)
 #   make soak          judge COUNT=10000 programs in a row: nothing may be left, nothing may grow
 #   make fuzz          fuzz every parser of foreign bytes, TIME=600 seconds each

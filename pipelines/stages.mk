@@ -9,6 +9,8 @@
 #   X.distill     options of distill alone: divergence, kd-ratio, tau
 #   X.sample      options of rollout
 #
+# minillm.mk and seqkd.mk add to whatever experiment X is; their rules are here, too, with the rest of X's directory.
+#
 # `make X` learns from samples/ and starts from small base models made for it; with DATA=file TEACHER=dir STUDENT=dir
 # it is the paper's experiment on real ones. Both run in runs/X (OUT=dir: there), and stopped, go on
 # where they were. A record's way, one tool a line:
@@ -19,6 +21,10 @@
 #	distill                   logits     -> student
 #	rollout                   tokens     -> rollouts
 #	rouge                     rollouts   -> scores
+# and where a student learns from its own replies, in a loop:
+#	rollout --follow          tokens     -> rollouts
+#	teacher-logits            rollouts   -> logits
+#	distill --on-policy       logits     -> student, which rollout follows
 
 SEEDS ?= 10,20,30,40,50
 RUN = PATH="$(abspath $(BIN)):$$$$PATH"
@@ -31,9 +37,16 @@ sample.base-student = --lr 6e-3
 sample.tune = --batch 8 --epochs 3 --dev-every 150
 sample.teacher-tune = --lr 1e-3
 sample.student-tune = --lr 3e-3
+sample.follow = --batch 32 --max-tokens 64
+sample.on-policy = --lr 5e-4 --warmup 10 --steps 150
+sample.minillm = --reward-scale 0.5 --reward-clip 100 --lm-batch 16
 # on real data: the paper's recipe; the learning rate is the tool's default by family
 paper.length = --max-prompt 256 --max-length 512
 paper.tune = --epochs 5 --batch 8
+# MiniLLM's published recipe
+paper.follow = --batch 256 --max-tokens 256
+paper.on-policy = --lr 5e-6 --schedule constant --warmup 100 --betas 0.9,0.95 --decay 1e-6 --steps 5000
+paper.minillm = --reward-scale 0.5 --reward-clip 100 --inner-epochs 4 --lm-kd-ratio 0.5
 
 # $1 experiment, $2 its directory, $3 sample or paper, $4 teacher, $5 student
 define experiment
@@ -68,16 +81,42 @@ $2/kd/best/config.json: $2/train.logits.zst $2/dev.tokens.zst $5/config.json
 	$(RUN) distill -m $5 --teacher $2/teacher/best -o $2/kd --dev $2/dev.tokens.zst \
 		$($3.tune) $($3.student-tune) $(STUDENT_TUNE) $($1.distill) $(DISTILL) $$<
 
+$2/taught.rollouts.zst: $2/train.tokens.zst $2/teacher/best/config.json
+	$(RUN) rollout -m $2/teacher/best -s 1 $($1.sample) -o $$@ $$<
+$2/seqkd/best/config.json: $2/taught.rollouts.zst $2/dev.tokens.zst $5/config.json
+	$(RUN) sft -m $5 -o $2/seqkd --dev $2/dev.tokens.zst $($3.tune) $($3.student-tune) $(STUDENT_TUNE) $$<
+
+$2/on-policy/model/config.json $2/minillm/model/config.json: $2/train.tokens.zst $2/sft/best/config.json \
+		$2/teacher/best/config.json
+$2/on-policy/model/config.json:
+	$(RUN) rollout -q --follow $2/on-policy $($3.follow) $(FOLLOW) $2/train.tokens.zst | \
+	$(RUN) teacher-logits -q -m $2/teacher/best | \
+	$(RUN) distill --on-policy -m $2/sft/best --teacher $2/teacher/best -o $2/on-policy \
+		--divergence reverse-kl $($3.on-policy) $(ON_POLICY)
+$2/minillm/model/config.json:
+	$(RUN) rollout -q --follow $2/minillm --mix-teacher $2/teacher/best $($3.follow) $(FOLLOW) $2/train.tokens.zst | \
+	$(RUN) teacher-logits -q -m $2/teacher/best | \
+	$(RUN) distill --on-policy -m $2/sft/best --teacher $2/teacher/best -o $2/minillm \
+		--divergence minillm --lm $(or $(LM),$2/train.tokens.zst) $($3.minillm) $($3.on-policy) $(ON_POLICY)
+
+$2/on-policy.scores.json $2/minillm.scores.json: $2/%.scores.json: $2/%/model/config.json $2/dev.tokens.zst
+	$(RUN) rollout -m $2/$$*/model -s $(SEEDS) $($1.sample) $2/dev.tokens.zst | $(RUN) rouge >$$@
 $2/base.scores.json: $5/config.json $2/dev.tokens.zst
 	$(RUN) rollout -m $5 -s $(SEEDS) $($1.sample) $2/dev.tokens.zst | $(RUN) rouge >$$@
 $2/%.scores.json: $2/%/best/config.json $2/dev.tokens.zst
 	$(RUN) rollout -m $2/$$*/best -s $(SEEDS) $($1.sample) $2/dev.tokens.zst | $(RUN) rouge >$$@
 
+$2/minillm.txt: $(foreach m,sft kd on-policy minillm teacher,$2/$m.scores.json)
+	pipelines/table $2 sft kd on-policy minillm teacher >$$@
+$2/seqkd.txt: $(foreach m,sft seqkd kd teacher,$2/$m.scores.json)
+	pipelines/table $2 sft seqkd kd teacher >$$@
 $2/table.txt: $(foreach m,base sft kd teacher,$2/$m.scores.json)
 	pipelines/table $2 >$$@
 $2/curves.svg: $(foreach m,sft kd teacher,$2/$m/best/config.json)
 	pipelines/curves $2 $$@
 endef
 
-$(foreach x,$(EXPERIMENTS),$(eval $(call experiment,$x,$(or $(OUT),runs/$x),$(if $(DATA),paper,sample),$\
+# with OUT, the directory of the one that is made
+made = $(if $(OUT),$(or $(filter $(EXPERIMENTS),$(MAKECMDGOALS)),$(EXPERIMENT),english),$(EXPERIMENTS))
+$(foreach x,$(made),$(eval $(call experiment,$x,$(or $(OUT),runs/$x),$(if $(DATA),paper,sample),$\
 	$(or $(TEACHER),$(or $(OUT),runs/$x)/base-teacher/model),$(or $(STUDENT),$(or $(OUT),runs/$x)/base-student/model))))
