@@ -9,6 +9,7 @@
 #   make minillm, make seqkd    the student learns from its own replies, or from its teacher's
 #   make bench         speed against the machine's ceilings (tests/bench/README.md)
 #   make soak          judge COUNT=10000 programs in a row: nothing may be left, nothing may grow
+#   make kill          kill a tool of each loop KILLS=100 times: the same bytes in the end
 #   make fuzz          fuzz every parser of foreign bytes, TIME=600 seconds each
 #   make lint          mandoc, shellcheck, cppcheck, and a clang build without warnings
 #   make install       PREFIX=/usr/local DESTDIR=
@@ -168,6 +169,10 @@ bench: all $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*.
 COUNT ?= 10000
 soak: all
 	@PATH="$(abspath $(BIN)):$$PATH" tests/soak $(COUNT)
+
+KILLS ?= 100
+kill: all
+	@PATH="$(abspath $(BIN)):$$PATH" KILLS=$(KILLS) bats tests/loop.bats -f 'killed and started|with a lag'
 
 # Every parser of foreign bytes under libFuzzer with the sanitizers, TIME seconds each.
 TIME ?= 600

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 #
 # Loops of a sampler, a judge and a trainer: they end together, and go on from any stop to the same bytes.
-# KILLS=200 kills a part that often in each of the last tests.
+# make kill kills more often in the last two.
 
 bats_require_minimum_version 1.5.0
 load train
@@ -155,6 +155,15 @@ online_metrics() {
 	[ "$status" -ne 0 ]
 }
 
+
+@test "a tool between two pipes ends when nobody reads it, though its writer goes on" {
+	mkfifo in
+	sleep 100 >in &
+	status=0
+	timeout 20 bash -o pipefail -c "teacher-logits -q -m $F/teacher <in | true" || status=$?
+	kill $!
+	[ $status -eq 141 ]
+}
 
 @test "when a part is killed, all end with a message" {
 	for part in rollout teacher-logits distill; do
