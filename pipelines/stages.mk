@@ -38,7 +38,7 @@ sample.tune = --batch 8 --epochs 3 --dev-every 150
 sample.teacher-tune = --lr 1e-3
 sample.student-tune = --lr 3e-3
 sample.follow = --batch 32 --max-tokens 64
-sample.on-policy = --lr 5e-4 --warmup 10 --steps 150
+sample.on-policy = --lr 2e-3 --warmup 10 --steps 300
 sample.minillm = --reward-scale 0.5 --reward-clip 100 --lm-batch 16
 # on real data: the paper's recipe; the learning rate is the tool's default by family
 paper.length = --max-prompt 256 --max-length 512
