@@ -39,9 +39,7 @@ WARN = -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototype
 ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -I. -fopenmp -pthread $(WARN) $(CFLAGS) \
 	$(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
 ALL_LDFLAGS = -pthread -Wl,-rpath,'$$ORIGIN:$$ORIGIN/../lib/pipestill' $(LDFLAGS) $(if $(SANITIZE),-fsanitize=$(SANITIZE),-Wl,--gc-sections)
-# libgomp's archive: lib/base/threads.c must run before it does; clang has its own
-LIBGOMP := $(if $(findstring clang,$(CC)),-fopenmp,$(shell $(CC) -print-file-name=libgomp.a))
-LIBS = $(LIBGOMP) -lzstd -larchive -lpcre2-8 -lutf8proc -ljansson -lpopt -lxxhash -lm $(if $(NVCC),$(CUDA_LIBS)) \
+LIBS = -fopenmp -lzstd -larchive -lpcre2-8 -lutf8proc -ljansson -lpopt -lxxhash -lm $(if $(NVCC),$(CUDA_LIBS)) \
 	-Wl,--as-needed -lopenblas
 CUDA_LIBS = -L$(CUDA)/lib64 -Wl,-rpath,$(CUDA)/lib64 -lcudart_static -ldl -lrt
 NVFLAGS = -O3 -std=c++17 -I. -Werror all-warnings -Xcompiler -Wall,-Wextra,-Wshadow,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics \

@@ -177,7 +177,7 @@ escaped() {
 	check() {
 		local synopsis option i
 		synopsis=$("$tool" --help | sed '1!d; s/^Usage: [^ ]* \[OPTION\.\.\.\]//; s/\[[^]]*\]//g')
-		for option in $(grep -o -- '-[a-z]' <<<"$synopsis"); do
+		for option in $(grep -oP -- '(?<![-\w])-[a-z](?![-\w])' <<<"$synopsis"); do
 			call=()
 			for i in $(sed "s/.* \(directory\|stream\|text\) *//; s/$option [^ ]*//" <<<"$row"); do
 				call+=("$i")

@@ -87,6 +87,7 @@ options_parse(int argc, const char **argv, const struct poptOption *table,
 		die_usage("unexpected operand '%s'", common->operands[max]);
 	if (common->threads < 0)
 		die_usage("--threads must be positive");
+	threads_tame(argv);
 	threads_use(common->threads);
 }
 

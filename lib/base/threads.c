@@ -1,15 +1,25 @@
 /* SPDX-License-Identifier: MIT */
 #include <omp.h>
+#include <stdint.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "lib/base/threads.h"
 
-/* libgomp, linked statically, reads its environment in a constructor of no priority: after this one */
-__attribute__((constructor(101))) static void
-spin_less(void)
+void
+threads_tame(const char **argv)
 {
-	if (!getenv("OMP_WAIT_POLICY"))
-		setenv("GOMP_SPINCOUNT", "1000", 0);
+	char self[4096];
+	ssize_t n;
+
+	if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY"))
+		return;
+	setenv("GOMP_SPINCOUNT", "1000", 1);
+	n = readlink("/proc/self/exe", self, sizeof self - 1);
+	if (n < 0)
+		return;
+	self[n] = '\0';
+	execv(self, (char *const *)(uintptr_t)argv);
 }
 
 void
