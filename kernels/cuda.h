@@ -18,6 +18,8 @@ CELL(sync, cuda);
 CELL(weight_elements, cuda);
 CELL(weight_put, cuda);
 CELL(weight_get, cuda);
+CELL(quant_bytes, cuda);
+CELL(quant_put, cuda);
 CELL(matmul, cuda);
 CELL(matmul_dx, cuda);
 CELL(matmul_dw, cuda);

@@ -5,6 +5,7 @@
  * phases(): bf16, forward, up to FEW rows, on tensor cores. The inputs are cut in blocks of 16 which eight
  * warps take in turn; each adds up its own, and the eight sums are added as a tree. That order is the
  * same for every size of tile, so a row's result does not depend on how many rows there are.
+ * Weights of 4 and 8 bits become bf16 on their way to shared memory.
  * cuBLASLt: larger batches, and the gradients (kernels/library.cu).
  * product(): f32 forward up to FEW rows, and what has odd sizes: plain multiply-adds in the order of the index.
  *
@@ -12,6 +13,7 @@
  */
 #include "kernels/library.cuh"
 #include "kernels/mma.cuh"
+#include "kernels/quant.cuh"
 
 enum {
 	FEW = 512,		/* rows up to which a row's company cannot matter */
@@ -108,28 +110,29 @@ plain(void *c, enum dtype type, size_t pitch, struct view a, struct view b, cons
 
 /* Operands of one type, padded */
 
+/* Column i of y is column order[i] of x. */
 template<typename Y, typename X>
 static __global__ void
-pad_rows(Y *y, const X *x, int columns, int pitch)
+pad_rows(Y *y, const X *x, const int *order, int columns, int pitch)
 {
 	size_t row = blockIdx.x;
 
 	for (int i = (int)threadIdx.x; i < pitch; i += (int)blockDim.x)
-		y[row * pitch + i] = down<Y>(i < columns ? up(x[row * columns + i]) : 0);
+		y[row * pitch + i] = down<Y>(i < columns ? up(x[row * columns + (order ? order[i] : i)]) : 0);
 }
 
-/* x [rows, columns] as `type`, with rows that begin at 16 bytes: itself, or a copy in scratch. */
+/* x [rows, columns] as `type`, in `order`, with rows that begin at 16 bytes: itself, or a copy in scratch. */
 static struct operand
-padded(const void *x, enum dtype xtype, enum dtype type, int rows, int columns, enum scratch purpose)
+padded(const void *x, enum dtype xtype, enum dtype type, const int *order, int rows, int columns, enum scratch purpose)
 {
 	struct operand o = { x, type, pitch_cuda(columns), 0 };
 	void *copy;
 
-	if (xtype == type && o.pitch == columns && aligned(x))
+	if (xtype == type && !order && o.pitch == columns && aligned(x))
 		return o;
 	o.data = copy = scratch(purpose, (size_t)rows * o.pitch * dtype_size(type));
 	WITH_TYPE(Y, type, WITH_TYPE(X, xtype, LAUNCH((pad_rows<Y, X>), (unsigned)rows, THREADS, 0, (Y *)copy,
-	    (const X *)x, columns, o.pitch)));
+	    (const X *)x, order, columns, o.pitch)));
 	return o;
 }
 
@@ -137,18 +140,49 @@ padded(const void *x, enum dtype xtype, enum dtype type, int rows, int columns, 
 
 enum { PHASES = THREADS / WARP, SLAB = 16 * PHASES, PITCH = SLAB + PAD };
 
-/* Slab `from` of W's OUTS outputs and x's ROWS rows, 16 bytes a thread and turn. */
-template<int OUTS, int ROWS>
+/* W of a product on tensor cores: bf16, or codes. */
+struct side_of_weights {
+	const bf16 *w;
+	struct coded c;
+	int n, pitch;
+};
+
+/* Eight weights to shared memory, zeros where not `there`. */
+template<bool CODED>
+static __device__ inline void
+fetch_weights(bf16 *to, const struct side_of_weights *s, int o, int i, bool there)
+{
+	if (!CODED) {
+		fetch_16(to, there ? s->w + (size_t)o * s->pitch + i : s->w, there);
+	} else {
+		float x[8] = {};
+		pack<bf16, 8> eight;
+
+		if (there)
+			decode_8(x, &s->c, (size_t)o, i);
+		#pragma unroll
+		for (int j = 0; j < 8; j++)
+			eight.v[j] = down<bf16>(x[j]);
+		*(pack<bf16, 8> *)to = eight;
+	}
+}
+
+/* Slab `from` of W's OUTS outputs and x's ROWS rows, eight numbers a thread and turn. */
+template<int OUTS, int ROWS, bool CODED>
 static __device__ void
-fetch_slab(bf16 *slab, const bf16 *w, const bf16 *x, int o0, int r0, int n, int m, int wpitch, int xpitch, int from)
+fetch_slab(bf16 *slab, const struct side_of_weights *w, const bf16 *x, int o0, int r0, int m, int from)
 {
 	for (int e = (int)threadIdx.x; e < (OUTS + ROWS) * (SLAB / 8); e += THREADS) {
-		int line = e / (SLAB / 8), i = e % (SLAB / 8) * 8, row = line < OUTS ? o0 + line : r0 + line - OUTS;
-		int pitch = line < OUTS ? wpitch : xpitch;
-		bool there = row < (line < OUTS ? n : m) && from + i < pitch;
-		const bf16 *p = line < OUTS ? w : x;
+		int line = e / (SLAB / 8), i = e % (SLAB / 8) * 8, row = r0 + line - OUTS;
+		bool inside = from + i < w->pitch;
 
-		fetch_16(slab + line * PITCH + i, there ? p + (size_t)row * pitch + from + i : p, there);
+		if (line < OUTS) {
+			fetch_weights<CODED>(slab + line * PITCH + i, w, o0 + line, from + i, inside && o0 + line < w->n);
+		} else {
+			bool there = inside && row < m;
+
+			fetch_16(slab + line * PITCH + i, there ? x + (size_t)row * w->pitch + from + i : x, there);
+		}
 	}
 }
 
@@ -194,22 +228,21 @@ leave_sums(float *sums, const float c[OUTS / 16][ROWS / 8][4], int warp, int lan
 			}
 }
 
-template<int OUTS, int ROWS, int STAGES>
+template<int OUTS, int ROWS, int STAGES, bool CODED>
 static __global__ void
 __launch_bounds__(THREADS)
-phases(void *y, enum dtype type, const bf16 *w, const bf16 *x, const float *bias, int m, int n, int wpitch, int xpitch,
-    int accumulate)
+phases(void *y, enum dtype type, struct side_of_weights w, const bf16 *x, const float *bias, int m, int accumulate)
 {
 	extern __shared__ uint4 shared[];
 	bf16 *slabs = (bf16 *)shared;
 	float *sums = (float *)shared, c[OUTS / 16][ROWS / 8][4] = {};
-	int o0 = (int)blockIdx.x * OUTS, r0 = (int)blockIdx.y * ROWS, turns = (wpitch + SLAB - 1) / SLAB;
+	int o0 = (int)blockIdx.x * OUTS, r0 = (int)blockIdx.y * ROWS, turns = (w.pitch + SLAB - 1) / SLAB;
 	int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP;
 	const int size = (OUTS + ROWS) * PITCH;
 
 	for (int s = 0; s < STAGES - 1; s++) {
 		if (s < turns)
-			fetch_slab<OUTS, ROWS>(slabs + s * size, w, x, o0, r0, n, m, wpitch, xpitch, s * SLAB);
+			fetch_slab<OUTS, ROWS, CODED>(slabs + s * size, &w, x, o0, r0, m, s * SLAB);
 		fetch_commit();
 	}
 	for (int turn = 0; turn < turns; turn++) {
@@ -218,8 +251,7 @@ phases(void *y, enum dtype type, const bf16 *w, const bf16 *x, const float *bias
 		fetch_wait<STAGES - 2>();
 		__syncthreads();
 		if (ahead < turns)
-			fetch_slab<OUTS, ROWS>(slabs + ahead % STAGES * size, w, x, o0, r0, n, m, wpitch, xpitch,
-			    ahead * SLAB);
+			fetch_slab<OUTS, ROWS, CODED>(slabs + ahead % STAGES * size, &w, x, o0, r0, m, ahead * SLAB);
 		fetch_commit();
 		multiply_slab<OUTS, ROWS>(c, slabs + turn % STAGES * size, warp, lane);
 	}
@@ -239,15 +271,15 @@ phases(void *y, enum dtype type, const bf16 *w, const bf16 *x, const float *bias
 			#pragma unroll
 			for (int p = 0; p < reach; p++)
 				of[p] += of[p + reach];
-		if (o0 + out < n && r0 + row < m)
-			put(y, type, (size_t)(r0 + row) * n + o0 + out, of[0] + (bias ? bias[o0 + out] : 0), accumulate);
+		if (o0 + out < w.n && r0 + row < m)
+			put(y, type, (size_t)(r0 + row) * w.n + o0 + out, of[0] + (bias ? bias[o0 + out] : 0), accumulate);
 	}
 }
 
-template<int OUTS, int ROWS, int STAGES>
+template<int OUTS, int ROWS, int STAGES, bool CODED>
 static void
-launch_phases(void *y, enum dtype type, const struct weight *w, const struct operand *x, const float *bias, int m,
-    int n, int accumulate)
+launch_phases(void *y, enum dtype type, const struct side_of_weights *w, const bf16 *x, const float *bias, int m,
+    int accumulate)
 {
 	const int slabs = STAGES * (OUTS + ROWS) * PITCH * (int)sizeof(bf16);
 	const int sums = PHASES * ROWS * (OUTS + 1) * (int)sizeof(float);
@@ -255,25 +287,31 @@ launch_phases(void *y, enum dtype type, const struct weight *w, const struct ope
 	static int allowed;
 
 	if (!allowed)
-		CUDA(cudaFuncSetAttribute(phases<OUTS, ROWS, STAGES>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+		CUDA(cudaFuncSetAttribute(phases<OUTS, ROWS, STAGES, CODED>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+		    bytes));
 	allowed = 1;
-	LAUNCH((phases<OUTS, ROWS, STAGES>), dim3((unsigned)blocks_of(n, OUTS), (unsigned)blocks_of(m, ROWS)), THREADS,
-	    bytes, y, type, (const bf16 *)w->data, (const bf16 *)x->data, bias, m, n, pitch_cuda(w->k), x->pitch,
-	    accumulate);
+	LAUNCH((phases<OUTS, ROWS, STAGES, CODED>), dim3((unsigned)blocks_of(w->n, OUTS), (unsigned)blocks_of(m, ROWS)),
+	    THREADS, bytes, y, type, *w, x, bias, m, accumulate);
 }
 
+template<bool CODED>
 static void
 few(void *y, enum dtype type, const struct weight *w, const struct operand *x, const float *bias, int m, int n,
     int accumulate)
 {
+	struct side_of_weights s = { (const bf16 *)w->data, {}, n, pitch_cuda(w->k) };
+	const bf16 *in = (const bf16 *)x->data;
+
+	if (CODED)
+		s.c = coded_of(w);
 	if (m <= 8)
-		launch_phases<16, 8, 8>(y, type, w, x, bias, m, n, accumulate);
+		launch_phases<16, 8, 8, CODED>(y, type, &s, in, bias, m, accumulate);
 	else if (m <= 16)
-		launch_phases<16, 16, 6>(y, type, w, x, bias, m, n, accumulate);
+		launch_phases<16, 16, 6, CODED>(y, type, &s, in, bias, m, accumulate);
 	else if (m <= 32)
-		launch_phases<32, 32, 4>(y, type, w, x, bias, m, n, accumulate);
+		launch_phases<32, 32, 4, CODED>(y, type, &s, in, bias, m, accumulate);
 	else
-		launch_phases<64, 64, 3>(y, type, w, x, bias, m, n, accumulate);
+		launch_phases<64, 64, 3, CODED>(y, type, &s, in, bias, m, accumulate);
 }
 
 /* The three products */
@@ -307,6 +345,25 @@ many(void *y, enum dtype type, const struct weight *w, const struct operand *x, 
 	return 1;
 }
 
+/* bf16 rows from codes directly; else from a plain copy of the weights, of x's type. */
+static void
+quantised(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w, const float *b, int m,
+    int n, int accumulate)
+{
+	size_t bytes = (size_t)n * pitch_cuda(w->k) * dtype_size(xtype);
+	struct weight copy = { .type = xtype, .n = n, .k = w->k };
+	struct operand in;
+
+	if (xtype == DT_BF16 && m <= FEW) {
+		in = padded(x, xtype, DT_BF16, w->quant.order, m, w->k, SCRATCH_RIGHT);
+		few<true>(y, ytype, w, &in, b, m, n, accumulate);
+		return;
+	}
+	copy.data = scratch(SCRATCH_OUT, bytes);
+	quant_decode(copy.data, xtype, w, 0, n);
+	matmul_cuda(y, ytype, x, xtype, &copy, b, m, n, accumulate);
+}
+
 void
 matmul_cuda(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w, const float *b,
     int m, int n, int accumulate)
@@ -316,12 +373,16 @@ matmul_cuda(void *y, enum dtype ytype, const void *x, enum dtype xtype, const st
 
 	if (!m || !n)
 		return;
+	if (w->type == DT_U8) {
+		quantised(y, ytype, x, xtype, w, b, m, n, accumulate);
+		return;
+	}
 	if (w->type == DT_BF16 || m > FEW) {
-		in = padded(x, xtype, w->type, m, w->k, SCRATCH_RIGHT);
+		in = padded(x, xtype, w->type, NULL, m, w->k, SCRATCH_RIGHT);
 		if (m > FEW && many(y, ytype, w, &in, b, m, n, accumulate))
 			return;
 		if (w->type == DT_BF16) {
-			few(y, ytype, w, &in, b, m, n, accumulate);
+			few<false>(y, ytype, w, &in, b, m, n, accumulate);
 			return;
 		}
 	}
@@ -338,7 +399,7 @@ matmul_dx_cuda(void *dx, enum dtype dxtype, const void *dy, enum dtype dytype, c
 	if (!m)
 		return;
 	if (n >= SMALL && w->k >= SMALL) {
-		b = padded(dy, dytype, w->type, m, n, SCRATCH_RIGHT);
+		b = padded(dy, dytype, w->type, NULL, m, n, SCRATCH_RIGHT);
 		if (library_multiply(dx, dxtype, w->k, &a, &b, w->k, m, n, 0, NULL, accumulate))
 			return;
 	}
@@ -356,8 +417,8 @@ matmul_dw_cuda(float *dw, const struct weight *w, const void *dy, enum dtype dyt
 	if (!m || !n)
 		return;
 	if (m >= SMALL && n >= SMALL && w->k >= SMALL) {
-		a = padded(x, xtype, w->type, m, w->k, SCRATCH_LEFT);
-		b = padded(dy, dytype, w->type, m, n, SCRATCH_RIGHT);
+		a = padded(x, xtype, w->type, NULL, m, w->k, SCRATCH_LEFT);
+		b = padded(dy, dytype, w->type, NULL, m, n, SCRATCH_RIGHT);
 		b.transposed = 1;
 		if (library_multiply(dw, DT_F32, (int)pitch, &a, &b, w->k, n, m, 1, NULL, 1))
 			return;

@@ -2,7 +2,7 @@
 /* weight - between matrices as files hold them and the CUDA row's layout: row-major, rows padded (kernels/cuda.h) */
 #include <stdlib.h>
 
-#include "kernels/device.cuh"
+#include "kernels/quant.cuh"
 
 extern "C" {
 #include "lib/base/mem.h"
@@ -66,6 +66,14 @@ weight_get_cuda(void *dst, enum dtype to, const struct weight *w, int row, int r
 	size_t pitch = (size_t)pitch_cuda(w->k), k = (size_t)w->k, size = dtype_size(w->type);
 	char *staged;
 
+	if (w->type == DT_U8) {
+		struct weight plain = { .data = scratch(SCRATCH_LEFT, (size_t)rows * pitch * sizeof(float)),
+			.type = DT_F32, .n = rows, .k = w->k };
+
+		quant_decode(plain.data, DT_F32, w, row, rows);
+		weight_get_cuda(dst, to, &plain, 0, rows, transposed);
+		return;
+	}
 	if (to == w->type && !transposed && pitch == k) {
 		download_cuda(dst, rows_at(w, row), (size_t)rows * k * size);
 		return;

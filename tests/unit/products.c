@@ -74,7 +74,7 @@ from_row(const struct backend *be, const void *p, enum dtype type, size_t n)
 static struct weight
 weights(const struct backend *be, const float *plain, enum dtype type, int n, int k)
 {
-	struct weight w = { NULL, type, n, k, be->weight_elements(type, n, k) };
+	struct weight w = { .type = type, .n = n, .k = k, .elements = be->weight_elements(type, n, k) };
 
 	w.data = be->alloc(w.elements * dtype_size(type));
 	be->weight_put(&w, 0, n, plain, DT_F32, 0);
@@ -98,7 +98,7 @@ distance(const float *got, const double *want, size_t n, double allowed, double 
 static double
 allowed(const struct weight *w, enum dtype in, enum dtype out, int sum)
 {
-	return out == DT_BF16 || (w->type == DT_BF16 && in == DT_F32) ? 8e-3 : 2e-6 * sqrt(sum > 1 ? sum : 1);
+	return out == DT_BF16 || (w->type == DT_BF16 && in == DT_F32) || w->type == DT_U8 ? 8e-3 : 2e-6 * sqrt(sum > 1 ? sum : 1);
 }
 
 static double
@@ -168,7 +168,7 @@ try_dw(const struct backend *be, const struct weight *w, const struct shape *s, 
 	size_t m = (size_t)s->m, n = (size_t)s->n, k = (size_t)s->k, all = (size_t)w->n * k, r, o, i;
 	float *y = numbers(dytype, m * n), *x = numbers(xtype, m * k), *old = numbers(DT_F32, all);
 	float *got = mem_alloc(all * sizeof *got);
-	struct weight g = { NULL, DT_F32, w->n, w->k, be->weight_elements(DT_F32, w->n, w->k) };
+	struct weight g = { .type = DT_F32, .n = w->n, .k = w->k, .elements = be->weight_elements(DT_F32, w->n, w->k) };
 	double *want = mem_zero(all, sizeof *want), far;
 	void *dy = to_row(be, y, dytype, m * n), *dx = to_row(be, x, xtype, m * k);
 
@@ -247,6 +247,53 @@ test_weights(const struct backend *be, enum dtype type)
 	free(plain);
 }
 
+/* Weights of codes: as they are read back, and their products. */
+static void
+test_quantised(const struct backend *be, int bits, int asymmetric, int ordered, enum dtype type)
+{
+	enum { N = 70, K = 150, GROUP = 64, GROUPS = 3, M = 40 };
+	struct weight w = { .type = DT_U8, .n = N, .k = K, .quant = { bits, GROUP, asymmetric, NULL } };
+	int8_t codes[K * N];
+	uint16_t scales[GROUPS * N];
+	int16_t zeros[GROUPS * N];
+	int order[K], o, i, t;
+	float plain[N * K], got[N * K];
+	struct shape s = { 0, N, K, N };
+	double far = 0;
+
+	w.elements = be->quant_bytes(&w.quant, N, K);
+	w.data = be->alloc(w.elements);
+	for (i = 0; i < K; i++)
+		order[i] = (i * 7 + 3) % K;
+	if (ordered) {
+		w.quant.order = be->alloc(sizeof order);
+		be->upload(w.quant.order, order, sizeof order);
+	}
+	for (i = 0; i < GROUPS * N; i++) {
+		scales[i] = f32_to_f16(0.01f + 0.02f * (1 + uniform()));
+		zeros[i] = (int16_t)(3 * uniform());
+	}
+	for (i = 0; i < K; i++)
+		for (o = 0; o < N; o++) {
+			int at = i / GROUP * N + o;
+
+			codes[i * N + o] = (int8_t)((1 << (bits - 1)) * uniform());
+			plain[o * K + (ordered ? order[i] : i)] = f16_to_f32(scales[at]) *
+			    (float)(codes[i * N + o] - (asymmetric ? zeros[at] : 0));
+		}
+	be->quant_put(&w, 0, N, codes, scales, asymmetric ? zeros : NULL);
+	be->sync();
+	be->weight_get(got, DT_F32, &w, 0, N, 0);
+	for (t = 0; t < 4; t++) {
+		s.m = (int[]){ 1, 9, 17, M }[t];
+		far = fmax(far, try_forward(be, &w, plain, &s, type, type, t % 2));
+	}
+	ok(!memcmp(got, plain, sizeof got) && far <= 1, "%s: codes of %d bits%s%s, rows of %s: off by %.2f of the tolerance",
+	    be->name, bits, asymmetric ? ", zeros" : "", ordered ? ", an order" : "", dtype_name(type), far);
+	be->free(w.quant.order);
+	be->free(w.data);
+}
+
 /* Row r of many has the bytes it has among fewer. */
 static void
 test_company(const struct backend *be, enum dtype type)
@@ -296,8 +343,8 @@ test_embed(const struct backend *be, enum dtype type)
 	enum { M = 700, V = 90, P = 33, K = 45 };
 	float *words = numbers(type, V * K), *spots = numbers(type, P * K), *dy = numbers(type, M * K), *got;
 	struct weight w = weights(be, words, type, V, K), p = weights(be, spots, type, P, K);
-	struct weight dw = { NULL, DT_F32, V, K, be->weight_elements(DT_F32, V, K) };
-	struct weight dp = { NULL, DT_F32, P, K, be->weight_elements(DT_F32, P, K) };
+	struct weight dw = { .type = DT_F32, .n = V, .k = K, .elements = be->weight_elements(DT_F32, V, K) };
+	struct weight dp = { .type = DT_F32, .n = P, .k = K, .elements = be->weight_elements(DT_F32, P, K) };
 	double *want = mem_zero(M * K, sizeof *want), grad[V * K] = { 0 }, grad_p[P * K] = { 0 };
 	int ids[M], positions[M], *d_ids = places(be, ids, M, V), *d_positions = places(be, positions, M, P), r, c;
 	void *y = be->alloc(M * K * sizeof(float)), *up = to_row(be, dy, type, M * K);
@@ -367,6 +414,8 @@ test_row(const struct backend *be)
 		for (i = 0; i < NSHAPES; i++)
 			test_products(be, types[t], &shapes[i]);
 		test_company(be, types[t]);
+		for (i = 0; i < 8; i++)
+			test_quantised(be, i & 1 ? 8 : 4, i >> 1 & 1, i >> 2, types[t]);
 		test_embed(be, types[t]);
 		test_bias(be, types[t]);
 	}
