@@ -7,6 +7,7 @@
 #   make conformance   hold the tools to a kit of reference values; KIT=dir names another kit
 #   make test-cuda     on a GPU: every operation against ref, the kit, the demo
 #   make minillm, make seqkd    the student learns from its own replies, or from its teacher's
+#   make test-emulated the CUDA kernels on the CPU, slowly: every operation against ref
 #   make bench         speed against the machine's ceilings (tests/bench/README.md)
 #   make soak          judge COUNT=10000 programs in a row: nothing may be left, nothing may grow
 #   make kill          kill a tool of each loop KILLS=100 times: the same bytes in the end
@@ -72,7 +73,7 @@ say = $(if $(V),,@printf '  %-6s %s\n' $(1) '$(2)';)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
-.PHONY: all test test-cuda programs check conformance bench soak fuzz lint deps deps-dev install clean FORCE
+.PHONY: all test test-cuda test-emulated programs check conformance bench soak fuzz lint deps deps-dev install clean FORCE
 
 all: $(TOOLS:%=$(BIN)/%) $(MPI)
 	@[ -e $(BIN)/../templates ] || ln -s $(CURDIR)/templates $(BIN)/../templates
@@ -154,6 +155,26 @@ check: programs
 	@PATH="$(abspath $(BIN)):$$PATH" BUILD=$(abspath $(BUILD)) KIT=$(KIT) tests/run $(if $(T),$(T),$(TEST_BIN) tests/*.bats $(BUILD)/conformance)
 conformance: all $(BUILD)/conformance
 	@PATH="$(abspath $(BIN)):$$PATH" $(BUILD)/conformance $(KIT)
+
+# The same kernels on the CPU, thread by thread; memory of the row that the host touches is a fault.
+EMULATED_O = $(patsubst %.cu,$(BUILD)/emulate/%.o,$(filter-out %/memory.cu %/library.cu,$(wildcard kernels/*.cu))) \
+	$(BUILD)/emulate/emulate.o $(BUILD)/emulate/cuda_row.o
+$(BUILD)/emulate/kernels/%.o: kernels/%.cu $(BUILD)/flags
+	$(call emulate,-x c++)
+$(BUILD)/emulate/emulate.o: tests/emulate/emulate.cpp $(BUILD)/flags
+	$(call emulate)
+$(BUILD)/emulate/cuda_row.o: kernels/cuda_row.c $(BUILD)/flags
+	$(call compile)
+define emulate
+@mkdir -p $(@D)
+$(call say,CXX,$<)g++ -std=c++17 -O2 -g -D_GNU_SOURCE -Wall -Wextra -Wno-missing-field-initializers -Wno-unknown-pragmas \
+	-Itests/emulate -I. -MMD -MP -c -o $@ $(1) $<
+endef
+$(BUILD)/emulated/%: $(BUILD)/tests/unit/%.o $(EMULATED_O) $(LIB)
+	@mkdir -p $(@D)
+	$(call say,LD,$@)g++ -o $@ $^ $(ALL_LDFLAGS) $(LIBS)
+test-emulated: $(addprefix $(BUILD)/emulated/,kernels products)
+	@for t in $^; do $$t cuda >$$t.tap || { grep -v '^ok' $$t.tap; exit 1; }; tail -n 1 $$t.tap; done
 
 # Without a GPU the row is skipped by name.
 test-cuda: programs

@@ -225,7 +225,7 @@ static __global__ void
 __launch_bounds__(THREADS)
 forward(bf16 *out, float *lse, const bf16 *qkv, const int *offsets, struct call c)
 {
-	extern __shared__ uint4 shared[];
+	LAUNCHED_SHARED(uint4, shared);
 	/* long tiles first */
 	struct tile t = tile_of((int)(gridDim.x - 1 - blockIdx.x), offsets, c.nseq, SIDE);
 	int head = (int)blockIdx.y, lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;
@@ -266,7 +266,7 @@ __launch_bounds__(THREADS)
 forward_paged(bf16 *out, const bf16 *qkv, struct kv kv, int layer, const int *tables, int ntables, const int *length,
     struct call c)
 {
-	extern __shared__ uint4 shared[];
+	LAUNCHED_SHARED(uint4, shared);
 	int row = (int)blockIdx.x, kv_head = (int)blockIdx.y, group = c.heads / c.kv_heads, from = (int)blockIdx.z * 16;
 	int lane = (int)threadIdx.x % WARP, works = threadIdx.x < WARP, n = length[row];
 	size_t width = (size_t)(c.heads + 2 * c.kv_heads) * D;
@@ -316,7 +316,7 @@ __launch_bounds__(THREADS)
 backward_queries(bf16 *dqkv, const bf16 *dout, const float *lse, const float *delta, const bf16 *qkv,
     const int *offsets, struct call c)
 {
-	extern __shared__ uint4 shared[];
+	LAUNCHED_SHARED(uint4, shared);
 	struct tile t = tile_of((int)(gridDim.x - 1 - blockIdx.x), offsets, c.nseq, SIDE);
 	int head = (int)blockIdx.y, lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;
 	size_t width = (size_t)(c.heads + 2 * c.kv_heads) * D;
@@ -387,7 +387,7 @@ __launch_bounds__(THREADS)
 backward_keys(bf16 *dqkv, const bf16 *dout, const float *lse, const float *delta, const bf16 *qkv, const int *offsets,
     struct call c)
 {
-	extern __shared__ uint4 shared[];
+	LAUNCHED_SHARED(uint4, shared);
 	struct tile t = tile_of((int)blockIdx.x, offsets, c.nseq, SIDE);
 	int kv_head = (int)blockIdx.y, group = c.heads / c.kv_heads;
 	int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;

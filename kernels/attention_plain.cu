@@ -103,7 +103,7 @@ static __global__ void
 __launch_bounds__(THREADS)
 forward(T *out, float *lse, const T *qkv, const int *offsets, struct call c)
 {
-	extern __shared__ float shared[];
+	LAUNCHED_SHARED(float, shared);
 	struct tile t = tile_of((int)blockIdx.x, offsets, c.nseq, SIDE);
 	int head = (int)blockIdx.y, lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP, pitch = c.d | 1;
 	size_t width = (size_t)(c.heads + 2 * c.kv_heads) * c.d;
@@ -143,7 +143,7 @@ __launch_bounds__(THREADS)
 forward_paged(T *out, const T *qkv, struct kv kv, int layer, const int *tables, int ntables, const int *length,
     struct call c)
 {
-	extern __shared__ float shared[];
+	LAUNCHED_SHARED(float, shared);
 	int row = (int)blockIdx.x, kv_head = (int)blockIdx.y, group = c.heads / c.kv_heads, from = (int)blockIdx.z * SIDE;
 	int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP, pitch = c.d | 1;
 	size_t width = (size_t)(c.heads + 2 * c.kv_heads) * c.d;
@@ -173,7 +173,7 @@ __launch_bounds__(THREADS)
 backward_queries(T *dqkv, const T *dout, const float *lse, const float *delta, const T *qkv, const int *offsets,
     struct call c)
 {
-	extern __shared__ float shared[];
+	LAUNCHED_SHARED(float, shared);
 	struct tile t = tile_of((int)blockIdx.x, offsets, c.nseq, SIDE);
 	int head = (int)blockIdx.y, lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP, pitch = c.d | 1;
 	size_t width = (size_t)(c.heads + 2 * c.kv_heads) * c.d;
@@ -225,7 +225,7 @@ __launch_bounds__(THREADS)
 backward_keys(T *dqkv, const T *dout, const float *lse, const float *delta, const T *qkv, const int *offsets,
     struct call c)
 {
-	extern __shared__ float shared[];
+	LAUNCHED_SHARED(float, shared);
 	struct tile t = tile_of((int)blockIdx.x, offsets, c.nseq, SIDE);
 	int kv_head = (int)blockIdx.y, group = c.heads / c.kv_heads, pitch = c.d | 1;
 	int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;

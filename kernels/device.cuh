@@ -19,6 +19,8 @@ extern "C" {
 }
 #undef _Noreturn
 
+#include "kernels/launch.cuh"
+
 typedef __nv_bfloat16 bf16;
 
 extern cudaStream_t cuda_stream;
@@ -27,12 +29,6 @@ extern cudaStream_t cuda_stream;
 	cudaError_t rc_ = (call); \
 	if (rc_ != cudaSuccess) \
 		die("cuda: %s, in %s", cudaGetErrorString(rc_), __func__); \
-} while (0)
-
-/* A launch that is not of an empty grid; what it was given is checked, what it does shows at the next wait. */
-#define LAUNCH(kernel, grid, threads, shared, ...) do { \
-	kernel<<<grid, threads, shared, cuda_stream>>>(__VA_ARGS__); \
-	CUDA(cudaGetLastError()); \
 } while (0)
 
 /* Statement with T as the C++ type of a DT_F32 or DT_BF16. */

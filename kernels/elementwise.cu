@@ -70,12 +70,12 @@ convert_cuda(void *y, enum dtype ytype, const void *x, enum dtype xtype, size_t 
 	WITH_TYPE(Y, ytype, WITH_TYPE(T, xtype, zip_all<Y, T>(y, x, x, n, same())));
 }
 
-/* gelu_new and its slope: kernels/gelu.c */
+/* gelu_new and its slope, kernels/gelu.c: (1 + tanh u) / 2 = 1 / (1 + exp(-2 u)), which does not cancel. */
 struct gelu {
 	__device__ float
 	operator()(float x, float) const
 	{
-		return 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
+		return x / (1 + expf(-1.5957691216f * (x + 0.044715f * x * x * x)));
 	}
 };
 
@@ -83,9 +83,9 @@ struct gelu_slope {
 	__device__ float
 	operator()(float dy, float x) const
 	{
-		float t = tanhf(0.7978845608f * (x + 0.044715f * x * x * x));
+		float u = 1.5957691216f * (x + 0.044715f * x * x * x), s = 1 / (1 + expf(-u)), rest = 1 / (1 + expf(u));
 
-		return dy * 0.5f * (1 + t + x * (1 - t * t) * 0.7978845608f * (1 + 0.134145f * x * x));
+		return dy * s * (1 + x * rest * 1.5957691216f * (1 + 0.134145f * x * x));
 	}
 };
 

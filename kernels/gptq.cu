@@ -135,7 +135,7 @@ static __global__ void
 __launch_bounds__(THREADS)
 quantise(struct gptq g, double *all_stale)
 {
-	extern __shared__ double w[];
+	LAUNCHED_SHARED(double, w);
 	int o = (int)blockIdx.x, begin = 0;
 	double *stale = all_stale ? all_stale + (size_t)o * g.k : NULL, sum = 0;
 

@@ -25,9 +25,9 @@ relative(float p, float m)
 
 /* divergence_term() in f32. */
 static __device__ float
-term(const struct divergence *d, float a, float b, float *h)
+term(const struct divergence *d, double log_p, double log_q, float *h)
 {
-	float p = expf(a), q = expf(b), s = d->kind == LOSS_JSD ? d->beta : d->alpha, m;
+	float a = (float)log_p, b = (float)log_q, p = expf(a), q = expf(b), s = d->kind == LOSS_JSD ? d->beta : d->alpha, m;
 
 	switch (d->kind) {
 	case LOSS_KD:
@@ -52,7 +52,7 @@ term(const struct divergence *d, float a, float b, float *h)
 		*h = m > 0 ? relative(q, m) - s * q * (q / m) : 0;
 		return relative(q, m);
 	default: {
-		double wide, sum = divergence_term(d, a, b, &wide);
+		double wide, sum = divergence_term(d, log_p, log_q, &wide);
 
 		*h = (float)wide;
 		return (float)sum;
@@ -93,10 +93,11 @@ dense(struct mix *x, const struct divergence *d, float *student, const float *te
 	x->h_sum = sum_h(x, d, student, teacher, v);
 	__syncthreads();
 	for (int j = (int)threadIdx.x; j < v; j += ROW_THREADS) {
-		float logit = student[j], b = log_of(&x->q, logit);
+		float logit = student[j];
+		double b = log_of(&x->q, logit);
 
 		sum += term(d, log_of(&x->p, teacher[j]), b, &h);
-		student[j] = plain_part(x, logit, j == target) + x->k * (h - expf(b) * x->h_sum);
+		student[j] = plain_part(x, logit, j == target) + x->k * (h - expf((float)b) * x->h_sum);
 	}
 	return block_reduce(sum, plus());
 }
@@ -180,10 +181,11 @@ sparse(struct mix *x, const struct divergence *d, float *student, const struct t
 			student[j] = plain_part(x, logit, j == target) + x->k * q * (share - x->h_sum);
 		}
 	for (int j = (int)threadIdx.x; j < f.n; j += ROW_THREADS) {
-		float logit = student[f.ids[j]], b = log_of(&x->q, logit);
+		float logit = student[f.ids[j]];
+		double b = log_of(&x->q, logit);
 
 		divergence_term(d, log_of_entry(&f, j), b, &h);
-		student[f.ids[j]] = plain_part(x, logit, f.ids[j] == target) + x->k * ((float)h - expf(b) * x->h_sum);
+		student[f.ids[j]] = plain_part(x, logit, f.ids[j] == target) + x->k * ((float)h - expf((float)b) * x->h_sum);
 	}
 	return sum;
 }
@@ -200,7 +202,7 @@ __launch_bounds__(ROW_THREADS)
 loss_rows(float *logits, size_t ld, const int *targets, struct teacher_rows t, struct divergence d, float inv_count,
     float *ce, float *div, int v)
 {
-	extern __shared__ unsigned bits[];
+	LAUNCHED_SHARED(unsigned, bits);
 	int row = (int)blockIdx.x, target = targets[row], plain = d.kind == LOSS_CE || t.form == TEACHER_NONE;
 	float *student = logits + row * ld, k = plain ? 0 : d.kd_ratio, scale = plain ? 1 : 1 / d.tau;
 	const float *teacher = t.dense + row * t.ld;

@@ -233,7 +233,7 @@ static __global__ void
 __launch_bounds__(THREADS)
 phases(void *y, enum dtype type, struct side_of_weights w, const bf16 *x, const float *bias, int m, int accumulate)
 {
-	extern __shared__ uint4 shared[];
+	LAUNCHED_SHARED(uint4, shared);
 	bf16 *slabs = (bf16 *)shared;
 	float *sums = (float *)shared, c[OUTS / 16][ROWS / 8][4] = {};
 	int o0 = (int)blockIdx.x * OUTS, r0 = (int)blockIdx.y * ROWS, turns = (w.pitch + SLAB - 1) / SLAB;

@@ -259,7 +259,7 @@ sample_rows(int *ids, float *logp, float *model_logp, float *logits, size_t ld, 
 	if (threadIdx.x == 0) {
 		ids[row] = id;
 		logp[row] = way.greedy ? 0 : (float)log((double)weight(id) / total);
-		model_logp[row] = log_of(&model, raw);
+		model_logp[row] = (float)log_of(&model, raw);
 	}
 	__syncthreads();
 	for (int j = (int)threadIdx.x; j < v; j += ROW_THREADS)
@@ -359,7 +359,7 @@ topk_rows(int32_t *ids, float *logprobs, float *log_tail, unsigned long long *al
 	sort(best, wide);
 	for (int j = (int)threadIdx.x; j < k; j += ROW_THREADS) {
 		ids[(size_t)blockIdx.x * k + j] = (int32_t)~(uint32_t)best[j];
-		logprobs[(size_t)blockIdx.x * k + j] = log_of(&s, value_of((uint32_t)(best[j] >> 32)));
+		logprobs[(size_t)blockIdx.x * k + j] = (float)log_of(&s, value_of((uint32_t)(best[j] >> 32)));
 	}
 	if (threadIdx.x == 0)
 		log_tail[blockIdx.x] = (float)(log(rest) - s.log_sum);

@@ -11,11 +11,11 @@ logprob_rows(float *logp, float *entropy, const float *logits, size_t ld, const 
 	double sum = 0;
 
 	if (threadIdx.x == 0)
-		logp[blockIdx.x] = log_of(&s, x[ids[blockIdx.x]]);
+		logp[blockIdx.x] = (float)log_of(&s, x[ids[blockIdx.x]]);
 	if (!entropy)
 		return;
 	for (int j = (int)threadIdx.x; j < v; j += ROW_THREADS) {
-		float l = log_of(&s, x[j]), q = expf(l);
+		float l = (float)log_of(&s, x[j]), q = expf(l);
 
 		sum -= q > 0 ? q * l : 0;
 	}
@@ -40,7 +40,7 @@ log_softmax_rows(float *logits, size_t ld, int v)
 	struct side s = side_of(x, 1, v);
 
 	for (int j = (int)threadIdx.x; j < v; j += ROW_THREADS)
-		x[j] = log_of(&s, x[j]);
+		x[j] = (float)log_of(&s, x[j]);
 }
 
 void

@@ -27,10 +27,10 @@ mass_of(const struct side *s, float x)
 	return expf((x - s->max) * s->scale);
 }
 
-static __device__ inline float
+static __device__ inline double
 log_of(const struct side *s, float x)
 {
-	return (float)fma((double)(x - s->max), (double)s->scale, -s->log_sum);
+	return fma((double)(x - s->max), (double)s->scale, -s->log_sum);
 }
 
 /* Called by all threads, which all get it. */

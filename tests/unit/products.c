@@ -3,7 +3,7 @@
  * products - every row's weights, products and embeddings, through the table and its own memory
  *
  * The definition is here in plain loops over matrices as files hold them, so that a row may lay out
- * weights as it likes. tests/unit/matmul.c goes deeper into the CPU rows.
+ * weights as it likes. tests/unit/matmul.c goes deeper into the CPU rows. An argument names one row.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -422,12 +422,14 @@ test_row(const struct backend *be)
 }
 
 int
-main(void)
+main(int argc, char **argv)
 {
 	const struct backend *const *row;
 
 	for (row = backends; *row; row++)
-		if ((*row)->usable())
+		if (argc > 1 && strcmp(argv[1], (*row)->name))
+			continue;
+		else if ((*row)->usable())
 			test_row(*row);
 		else
 			skip((*row)->name, backend_why((*row)->name));
