@@ -5,7 +5,7 @@
 bats_require_minimum_version 1.5.0
 load fixture
 
-# the tool, what it reads (types of a stream; lines; a config), what it writes, how it is called
+# the tool, what it reads (types of a stream; lines; a config; a model), what it writes, how it is called
 rows=(
 	'to-json         any                      text'
 	'from-json       records                  stream     -t tokens'
@@ -21,6 +21,7 @@ rows=(
 	'grpo-step       rewards                  directory  -q -m model -o out'
 	'perplexity      tokens,rollouts,logits   text       -q -m model'
 	'rouge           rollouts                 text'
+	'export-gguf     model                    file       -m model -o out'
 )
 is_stream='any|*tokens*|*rollouts*|*logits*|rewards'
 
@@ -306,7 +307,7 @@ escaped() {
 			done=$((done + 1))
 		done
 	}
-	each check
+	each check '!(model)'
 }
 
 @test "no input at all" {

@@ -150,21 +150,20 @@ default_of(const json_t *list)
 	return NULL;
 }
 
-static struct chat *
-from_config(const char *path, char *why)
+static char *
+template_of(const char *path, size_t *n, char *why)
 {
 	char inner[REASON_MAX], *text;
 	const json_t *template;
-	struct chat *c = NULL;
 	json_t *config;
-	size_t n;
 
-	if (!(text = file_read(path, &n))) {
+	if (!(text = file_read(path, n))) {
 		reason(why, "cannot read '%s': %s", path, strerror(errno));
 		return NULL;
 	}
-	config = reader_parse(text, n, inner);
+	config = reader_parse(text, *n, inner);
 	free(text);
+	text = NULL;
 	template = json_object_get(config, "chat_template");
 	if (json_is_array(template))
 		template = default_of(template);
@@ -172,28 +171,46 @@ from_config(const char *path, char *why)
 		reason(why, "%s: %.400s", path, inner);
 	else if (!json_is_string(template))
 		reason(why, "%s has no chat_template", path);
-	else if (!(c = chat_parse(json_string_value(template), json_string_length(template), inner)))
-		reason(why, "%s: %.400s", path, inner);
+	else
+		text = mem_copy(json_string_value(template), (*n = json_string_length(template)) + 1);
 	json_decref(config);
-	return c;
+	return text;
+}
+
+/* The text of a directory's template and the file that it is from, both to be freed. */
+static char *
+find_template(const char *directory, char **path, size_t *n, char *why)
+{
+	char *text;
+
+	*path = file_join(directory, "chat_template.jinja");
+	if ((text = file_read(*path, n)))
+		return text;
+	free(*path);
+	*path = file_join(directory, "tokenizer_config.json");
+	return template_of(*path, n, why);
+}
+
+char *
+chat_template(const char *directory, size_t *n, char *why)
+{
+	char *path, *text = find_template(directory, &path, n, why);
+
+	free(path);
+	return text;
 }
 
 struct chat *
 chat_open(const char *directory, char *why)
 {
-	char *path = file_join(directory, "chat_template.jinja"), inner[REASON_MAX], *text;
+	char inner[REASON_MAX], *path, *text;
 	struct chat *c = NULL;
 	size_t n;
 
-	if ((text = file_read(path, &n))) {
-		if (!(c = chat_parse(text, n, inner)))
-			reason(why, "%s: %.400s", path, inner);
-		free(text);
-	} else {
-		free(path);
-		path = file_join(directory, "tokenizer_config.json");
-		c = from_config(path, why);
-	}
+	text = find_template(directory, &path, &n, why);
+	if (text && !(c = chat_parse(text, n, inner)))
+		reason(why, "%s: %.400s", path, inner);
+	free(text);
 	free(path);
 	return c;
 }

@@ -16,6 +16,8 @@
 
 struct chat;
 
+/* The text of a directory's template, known here or not; NULL and the reason. To be freed. */
+char *chat_template(const char *directory, size_t *n, char *why);
 /* From tokenizer_config.json or chat_template.jinja of a model's directory. NULL and the reason. */
 struct chat *chat_open(const char *directory, char *why);
 struct chat *chat_parse(const char *chat_template, size_t n, char *why);

@@ -35,7 +35,7 @@ kind_fn kind_loss, kind_train, kind_sampling, kind_philox, kind_reward;
 kind_fn kind_minillm, kind_minillm_logits, kind_minillm_mix;
 kind_fn kind_grpo, kind_pack, kind_gptq;
 void all_gptq(struct verdict *v);	/* what must hold of all cases together */
-kind_fn kind_dequant;
+kind_fn kind_dequant, kind_gguf;
 
 void fail(struct verdict *v, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Count a comparison that must hold exactly. */

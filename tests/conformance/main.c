@@ -45,7 +45,7 @@ static const struct kind {
 	{ "pack", kind_pack, 0 },
 	{ "dequant", kind_dequant, 1 },
 	{ "gptq", kind_gptq, 1 },
-	{ "gguf", NULL, 0 },
+	{ "gguf", kind_gguf, 0 },
 	{ NULL, NULL, 0 }
 };
 
