@@ -41,7 +41,7 @@ size() {
 	# per layer: q and o 32 x 32, k and v 16 x 32, gate, up and down 96 x 32; and the embedding
 	matrices=$((12 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 96 * 32) + 258 * 32))
 	# tensors begin at multiples of 32: 28 bytes follow those of the embedding in q8_0
-	[ $(($(size out.f16) - $(size out.q8_0))) -eq $((matrices * 2 - matrices / 32 * 34 - 28)) ]
+	[ $(($(size out.f16) - $(size out.q8_0))) -eq $((matrices * 2 - matrices * 34 / 32 - 28)) ]
 }
 
 @test "rows that are no multiple of a block stay f16" {
