@@ -11,7 +11,7 @@
 #include "lib/quant/checkpoint.h"
 #include "lib/quant/export.h"
 #include "lib/text/chat.h"
-#include "lib/text/scan.h"
+#include "lib/bpe/scan.h"
 #include "lib/text/tokenizer_list.h"
 
 /* What a parameter is called there; the layer's number goes between "blk." and the rest. */

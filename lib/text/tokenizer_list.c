@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <stdlib.h>
 
-#include "lib/text/scan.h"
+#include "lib/bpe/scan.h"
 #include "lib/text/tokenizer_list.h"
 #include "lib/text/tokenizer_private.h"
 
