@@ -37,11 +37,11 @@ MPICC ?= $(shell command -v mpicc)
 KIT ?= ../shared/conformance
 
 WARN = -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
-ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -I. -fopenmp -pthread $(WARN) $(CFLAGS) \
+ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -I. -fPIC -fno-semantic-interposition -fopenmp -pthread $(WARN) $(CFLAGS) \
 	$(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
 ALL_LDFLAGS = -pthread -Wl,-rpath,'$$ORIGIN:$$ORIGIN/../lib/pipestill' $(LDFLAGS) $(if $(SANITIZE),-fsanitize=$(SANITIZE),-Wl,--gc-sections)
-LIBS = -fopenmp -lzstd -larchive -lpcre2-8 -lutf8proc -ljansson -lpopt -lxxhash -lm $(if $(NVCC),$(CUDA_LIBS)) \
-	-Wl,--as-needed -lopenblas
+LIBS = -Wl,--as-needed -fopenmp -lzstd -larchive -lpcre2-8 -lutf8proc -ljansson -lpopt -lxxhash -lm -lopenblas \
+	$(if $(NVCC),$(CUDA_LIBS))
 CUDA_LIBS = -L$(CUDA)/lib64 -Wl,-rpath,$(CUDA)/lib64 -lcudart_static -ldl -lrt
 NVFLAGS = -O3 -std=c++17 -I. -Werror all-warnings -Xcompiler -Wall,-Wextra,-Wshadow,-Wno-missing-field-initializers,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics \
 	$(foreach a,$(CUARCH),-gencode arch=compute_$a,code=sm_$a) \
@@ -60,9 +60,12 @@ LIB_C := $(filter-out lib/train/mpi.c,$(wildcard lib/*/*.c))
 SIMD_C := $(wildcard kernels/*_simd.c)
 KERNEL_C := $(filter-out $(SIMD_C) kernels/cuda_$(if $(NVCC),none,row).c,$(wildcard kernels/*.c))
 KERNEL_CU := $(if $(NVCC),$(wildcard kernels/*.cu))
-LIB_OBJ := $(LIB_C:%.c=$(BUILD)/%.o) $(KERNEL_C:%.c=$(BUILD)/%.o) $(KERNEL_CU:%=$(BUILD)/%.o) \
-	$(foreach m,$(MACHINES),$(SIMD_C:%.c=$(BUILD)/%.$m.o)) $(BUILD)/schemas.o
+KERNEL_OBJ := $(KERNEL_C:%.c=$(BUILD)/%.o) $(KERNEL_CU:%=$(BUILD)/%.o) \
+	$(foreach m,$(MACHINES),$(SIMD_C:%.c=$(BUILD)/%.$m.o))
+LIB_OBJ := $(LIB_C:%.c=$(BUILD)/%.o) $(KERNEL_OBJ) $(BUILD)/schemas.o
 LIB = $(BUILD)/libpipestill.a
+# the tools share what is most of their code; it finds lib/base in the tool that loads it
+KERNELS = $(BIN)/pipestill-kernels.so
 TEST_C := $(wildcard tests/unit/*.c)
 TEST_BIN := $(TEST_C:tests/unit/%.c=$(BUILD)/tests/%)
 
@@ -88,9 +91,12 @@ $(BUILD)/nvflags: FORCE
 $(BUILD)/objects: FORCE
 	@mkdir -p $(@D); echo '$(LIB_OBJ)' | cmp -s - $@ || echo '$(LIB_OBJ)' >$@
 
-$(BIN)/%: $(BUILD)/bin/%.o $(LIB)
+$(BIN)/%: $(BUILD)/bin/%.o $(KERNELS) $(LIB)
 	@mkdir -p $(@D)
-	$(call say,LD,$@)$(CC) -o $@ $^ $(ALL_LDFLAGS) $(LIBS)
+	$(call say,LD,$@)$(CC) -o $@ $< -Wl,--no-as-needed $(KERNELS) -Wl,--as-needed $(LIB) $(ALL_LDFLAGS) $(LIBS)
+$(KERNELS): $(KERNEL_OBJ) $(BUILD)/objects
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(CC) -shared -Wl,-soname,$(@F) -Wl,-Bsymbolic-functions -o $@ $(KERNEL_OBJ) $(ALL_LDFLAGS) $(LIBS)
 $(BIN)/pipestill-mpi.so: lib/train/mpi.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,MPICC,$<)$(MPICC) -O2 -g $(WARN) -fPIC -shared -o $@ $<
@@ -214,12 +220,12 @@ install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/pipestill/templates \
 		$(addprefix $(DESTDIR)$(PREFIX)/share/man/man,1 5 7)
 	install -s $(TOOLS:%=$(BIN)/%) $(DESTDIR)$(PREFIX)/bin
-	$(if $(MPI),install -Ds -t $(DESTDIR)$(PREFIX)/lib/pipestill $(MPI))
+	install -Ds -t $(DESTDIR)$(PREFIX)/lib/pipestill $(KERNELS) $(MPI)
 	install -m 644 templates/* $(DESTDIR)$(PREFIX)/share/pipestill/templates
 	for s in 1 5 7; do install -m 644 man/*.$$s $(DESTDIR)$(PREFIX)/share/man/man$$s; done
 
 clean:
-	rm -rf $(BUILD) $(TOOLS:%=$(BIN)/%) $(BIN)/pipestill-mpi.so
+	rm -rf $(BUILD) $(TOOLS:%=$(BIN)/%) $(BIN)/pipestill-*.so
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 
