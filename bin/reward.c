@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/base/clock.h"
 #include "lib/base/die.h"
 #include "lib/base/json.h"
 #include "lib/base/mem.h"
@@ -30,6 +31,7 @@ struct item {
 	int last;			/* of those that were handed over together */
 	int judged;
 	struct score *scores;		/* one a reward */
+	double seconds;			/* that judging took */
 };
 
 struct judging {
@@ -199,12 +201,14 @@ static void
 judge_item(const struct judging *j, struct item *item, struct judge *judge)
 {
 	struct candidate c = candidate_of(j, item);
+	double begun = clock_now();
 	int i;
 
 	if (j->tokenizer)
 		c.think_tokens = think_tokens(j, &c);
 	for (i = 0; i < j->nrewards; i++)
 		reward_judge(j->rewards[i], &c, judge, &item->scores[i]);
+	item->seconds = clock_now() - begun;
 }
 
 /* The weighted sum of what was judged; null where nothing was. */
@@ -240,6 +244,21 @@ set_rewards(const struct judging *j, struct item *item)
 	json_object_set_new(item->record.text, "reward", total(j, values));
 }
 
+/* In a loop, whose records say what they took to be generated, how long judging took. */
+static void
+set_seconds(struct item *item)
+{
+	const json_t *old = json_object_get(item->record.text, "seconds");
+	json_t *seconds;
+
+	if (!json_is_object(old))
+		return;
+	seconds = json_copy((json_t *)(uintptr_t)old);
+	json_object_set_new(seconds, "judge",
+	    json_real(item->seconds + json_number_value(json_object_get(old, "judge"))));
+	json_object_set_new(item->record.text, "seconds", seconds);
+}
+
 /* A line of JSON about a record: its scores, and why they are so. */
 static void
 explain(const struct judging *j, const struct item *item)
@@ -270,6 +289,7 @@ static void
 put(struct judging *j, struct item *item)
 {
 	set_rewards(j, item);
+	set_seconds(item);
 	if (!j->out) {
 		explain(j, item);
 		return;

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/base/clock.h"
 #include "lib/base/die.h"
 #include "lib/base/file.h"
 #include "lib/base/mem.h"
@@ -52,6 +53,7 @@ struct rollout {
 	struct follower policy;
 	struct data data;
 	long step, version;
+	double begun;			/* time of the batch */
 	int prompts, lag, patience;	/* of a batch; versions; seconds */
 	/* --mix-teacher */
 	const char *teacher_directory;
@@ -218,6 +220,7 @@ put(struct rollout *r, const struct job *job, const struct reply *reply)
 	if (r->run) {
 		json_object_set_new(record.text, "step", json_integer(r->step));
 		json_object_set_new(record.text, "version", json_integer(r->version));
+		json_object_set_new(record.text, "seconds", json_pack("{sf}", "generate", clock_now() - r->begun));
 	}
 	stream_put(r->out, &record);
 	json_decref(record.text);
@@ -307,6 +310,7 @@ answer_batch(struct rollout *r)
 {
 	int i;
 
+	r->begun = clock_now();
 	for (i = 0; i < r->prompts; i++) {
 		add(r, data_peek(&r->data));
 		data_take(&r->data);

@@ -96,6 +96,7 @@ forget(struct groups *g)
 	json_object_clear(g->index);
 	g->n = g->ngroups = 0;
 	g->version = -1;
+	g->generated = g->judged = 0;
 }
 
 void
@@ -214,6 +215,16 @@ number(const struct groups *g, const struct record *r, const char *name)
 	return (long)json_integer_value(value);
 }
 
+/* What followed rollouts say of their time, and rewards of theirs. */
+static void
+add_seconds(struct groups *g, const struct record *r)
+{
+	const json_t *seconds = json_object_get(r->text, "seconds");
+
+	g->generated = fmax(g->generated, json_number_value(json_object_get(seconds, "generate")));
+	g->judged += json_number_value(json_object_get(seconds, "judge"));
+}
+
 static int
 next_followed(struct groups *g, long step)
 {
@@ -228,6 +239,7 @@ next_followed(struct groups *g, long step)
 		if (of == step) {
 			version = number(g, r, "version");
 			g->version = g->version < 0 || version < g->version ? version : g->version;
+			add_seconds(g, r);
 			add(g, r);
 		}
 		data_take(&g->data);

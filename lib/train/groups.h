@@ -45,6 +45,7 @@ struct groups {
 	int ngroups;
 	json_t *index;			/* place of a group's first, by id */
 	long version;			/* the oldest of the policies; -1: not said */
+	double generated, judged;	/* seconds until the last reply was there, and of all judging */
 };
 
 /* Dies where the stream does not say what the loss needs. */

@@ -327,8 +327,11 @@ report(struct learner *l, double lr, double norm)
 	set_number(line, "completions/min_length", j->min_length);
 	set_number(line, "completions/max_length", j->max_length);
 	set_number(line, "completions/clipped_ratio", 1 - j->terminated);
-	if (l->groups.followed)
+	if (l->groups.followed) {
 		json_object_set_new(line, "version", json_integer((json_int_t)l->groups.version));
+		set_number(line, "seconds/generate", l->groups.generated);
+		set_number(line, "seconds/judge", l->groups.judged);
+	}
 	set_number(line, "seconds/wait", l->waited);
 	set_number(line, "seconds/train", l->trained);
 	run_report(&l->run, line, loss, lr, norm);
