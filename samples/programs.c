@@ -2,11 +2,11 @@
 /*
  * programs - short Python programs with tests, right and wrong
  *
- *	programs PYTHON-TRAIN PYTHON-DEV BUGS-TRAIN BUGS-DEV
+ *	programs PYTHON-TRAIN PYTHON-DEV BUGS-TRAIN BUGS-DEV THOUGHTS-TRAIN THOUGHTS-DEV
  *
  * A program is a few choices: a family, and numbers that say which of its
- * members this is. From them follow what the program is asked to do, its text,
- * and, computed here, what it prints. A wrong program is a right one with one
+ * members this is. From them follow what the program is asked to do, the steps of a
+ * thought about it, its text, and, computed here, what it prints. A wrong program is a right one with one
  * choice changed, so that some test tells them apart, or with a slip that
  * Python refuses. The same seed gives the same bytes.
  */
@@ -19,7 +19,7 @@
 #include "lib/base/mem.h"
 #include "samples/output.h"
 
-enum { CHOICES = 4, TESTS = 3, ITEMS = 8, DEV_PERCENT = 8, PYTHON = 1100, BUGS = 1100 };
+enum { CHOICES = 4, TESTS = 3, ITEMS = 8, DEV_PERCENT = 8, PYTHON = 1100, BUGS = 1100, THOUGHTS = 1600 };
 
 typedef const int choice[CHOICES];
 
@@ -27,6 +27,7 @@ struct family {
 	int options[CHOICES];			/* how many there are for each choice; 0: no such choice */
 	const char *input;			/* "a line of integers" */
 	void (*ask)(FILE *f, choice c);		/* "the sum of the even ones" */
+	void (*think)(FILE *f, choice c);	/* "keep the even ones, then print their sum" */
 	void (*text)(FILE *f, choice c);
 	void (*make)(FILE *f);			/* an input */
 	void (*run)(FILE *f, choice c, const char *input);
@@ -97,6 +98,19 @@ numbers_ask(FILE *f, choice c)
 		condition_say(f, c[0], "those that are ", "");
 	else
 		fprintf(f, "all of them");
+}
+
+static void
+numbers_think(FILE *f, choice c)
+{
+	static const char *const what[] = {
+		"add them up", "count them", "take the largest", "take the smallest", "sort them", "square each"
+	};
+
+	fprintf(f, "Step 1: split the line into integers.\n");
+	if (c[0])
+		condition_say(f, c[0], "Step 2: keep those that are ", ".\n");
+	fprintf(f, "Step %d: %s and print.\n", c[0] ? 3 : 2, what[c[1]]);
 }
 
 static void
@@ -172,6 +186,22 @@ words_ask(FILE *f, choice c)
 		fprintf(f, "those longer than %d letters", c[0] + 2);
 	else
 		fprintf(f, "those that %s %s", c[0] < 13 ? "start with" : "contain", letters[(c[0] - 5) % 8]);
+}
+
+static void
+words_think(FILE *f, choice c)
+{
+	static const char *const what[] = {
+		"count them", "write them in capitals", "turn their order around", "sort them", "take their last letters",
+		"turn each around"
+	};
+
+	fprintf(f, "Step 1: split the line into words.\n");
+	if (c[0] && c[0] < 5)
+		fprintf(f, "Step 2: keep those with more than %d letters.\n", c[0] + 2);
+	else if (c[0])
+		fprintf(f, "Step 2: keep those %s %s.\n", c[0] < 13 ? "that start with" : "with", letters[(c[0] - 5) % 8]);
+	fprintf(f, "Step %d: %s and print.\n", c[0] ? 3 : 2, what[c[1]]);
 }
 
 static void
@@ -264,6 +294,15 @@ chain_ask(FILE *f, choice c)
 }
 
 static void
+chain_think(FILE *f, choice c)
+{
+	static const char *const what[] = { "add", "subtract", "multiply by", "divide by", "take the rest by" };
+
+	fprintf(f, "Step 1: read the number.\nStep 2: %s %d.\nStep 3: %s %d and print.\n", what[c[0]], c[1] + 2,
+	    what[c[2]], c[3] + 2);
+}
+
+static void
 chain_text(FILE *f, choice c)
 {
 	static const char *const signs[] = { "+", "-", "*", "//", "%" };
@@ -305,6 +344,13 @@ count_ask(FILE *f, choice c)
 }
 
 static void
+count_think(FILE *f, choice c)
+{
+	fprintf(f, "Step 1: read the number.\nStep 2: count from %d by %d, the end %s.\nStep 3: print each.\n", c[0],
+	    c[1] + 1, c[2] ? "included" : "left out");
+}
+
+static void
 count_text(FILE *f, choice c)
 {
 	fprintf(f, "n = int(input())\nfor i in range(%d, n%s", c[0], c[2] ? " + 1" : "");
@@ -337,6 +383,14 @@ decide_ask(FILE *f, choice c)
 }
 
 static void
+decide_think(FILE *f, choice c)
+{
+	fprintf(f, "Step 1: read the number.\nStep 2: ask if it is ");
+	condition_say(f, c[0] + 1, "", ".\n");
+	fprintf(f, "Step 3: print %s, else %s.\n", answers[c[1]][c[2]], answers[c[1]][!c[2]]);
+}
+
+static void
 decide_text(FILE *f, choice c)
 {
 	fprintf(f, "n = int(input())\nif ");
@@ -352,11 +406,11 @@ decide_run(FILE *f, choice c, const char *input)
 }
 
 static const struct family families[] = {
-	{ { CONDITIONS, 6 }, "a line of integers", numbers_ask, numbers_text, numbers_make, numbers_run },
-	{ { PICKS, 6 }, "a line of words", words_ask, words_text, words_make, words_run },
-	{ { 5, 8, 5, 8 }, "a number", chain_ask, chain_text, number_make, chain_run },
-	{ { 6, 5, 2 }, "a number", count_ask, count_text, number_make, count_run },
-	{ { CONDITIONS - 1, 5, 2 }, "a number", decide_ask, decide_text, number_make, decide_run }
+	{ { CONDITIONS, 6 }, "a line of integers", numbers_ask, numbers_think, numbers_text, numbers_make, numbers_run },
+	{ { PICKS, 6 }, "a line of words", words_ask, words_think, words_text, words_make, words_run },
+	{ { 5, 8, 5, 8 }, "a number", chain_ask, chain_think, chain_text, number_make, chain_run },
+	{ { 6, 5, 2 }, "a number", count_ask, count_think, count_text, number_make, count_run },
+	{ { CONDITIONS - 1, 5, 2 }, "a number", decide_ask, decide_think, decide_text, number_make, decide_run }
 };
 
 static struct program
@@ -532,6 +586,21 @@ python(void)
 	return example;
 }
 
+static json_t *
+thought(void)
+{
+	struct program p = any_program();
+	char *task = summary_of(&p, draw(3)), *text = printed(&p, p.family->text), *steps = printed(&p, p.family->think);
+	char *reply = mem_format("<think>\n%s</think>\n<answer>\n```python\n%s```\n</answer>", steps, text);
+	json_t *example = json_pack("{s:s, s:s, s:o}", "prompt", task, "generation", reply, "tests", tests_of(&p));
+
+	free(task);
+	free(text);
+	free(steps);
+	free(reply);
+	return example;
+}
+
 /* `count` examples that differ in `key`, in two files. */
 static void
 write_all(json_t *(*make)(void), size_t count, const char *key, const char *train_path, const char *dev_path)
@@ -560,9 +629,10 @@ int
 main(int argc, char **argv)
 {
 	progname = "programs";
-	if (argc != 5)
-		die_usage("it takes four files to write");
+	if (argc != 7)
+		die_usage("it takes six files to write");
 	write_all(python, PYTHON, "summary", argv[1], argv[2]);
 	write_all(bug, BUGS, "fail", argv[3], argv[4]);
+	write_all(thought, THOUGHTS, "prompt", argv[5], argv[6]);
 	return 0;
 }

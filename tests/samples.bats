@@ -11,19 +11,19 @@ setup() {
 	for language in english spanish; do
 		"$BUILD/samples/generate" $language.grammar "$BATS_TEST_TMPDIR/$language."{train,dev}.jsonl
 	done
-	"$BUILD/samples/programs" "$BATS_TEST_TMPDIR/"{python,bugs}.{train,dev}.jsonl
+	"$BUILD/samples/programs" "$BATS_TEST_TMPDIR/"{python,bugs,thoughts}.{train,dev}.jsonl
 	made=0
 	for file in *.jsonl; do
 		cmp "$file" "$BATS_TEST_TMPDIR/$file"
 		made=$((made + 1))
 	done
-	[ $made -eq 8 ]
+	[ $made -eq 10 ]
 }
 
 @test "the development files ask nothing that the training files ask" {
-	for name in english spanish python bugs; do
+	for name in english spanish python bugs thoughts; do
 		for split in train dev; do
-			jq -c '[.instruction, .context, .summary, .fail]' $name.$split.jsonl | sort >"$BATS_TEST_TMPDIR/$split"
+			jq -c '[.instruction, .context, .summary, .fail, .prompt]' $name.$split.jsonl | sort >"$BATS_TEST_TMPDIR/$split"
 			[ "$(wc -l <"$BATS_TEST_TMPDIR/$split")" -gt 50 ]
 			[ -z "$(uniq -d "$BATS_TEST_TMPDIR/$split")" ]
 		done
@@ -33,7 +33,7 @@ setup() {
 
 @test "right programs pass their tests, wrong ones fail some, with the error that is named" {
 	command -v python3 >/dev/null || skip "there is no python3"
-	run -0 python3 - {python,bugs}.{train,dev}.jsonl <<-'PYTHON'
+	run -0 python3 - {python,bugs,thoughts}.{train,dev}.jsonl <<-'PYTHON'
 	import contextlib, io, json, sys
 
 	def results(code, tests):
@@ -54,7 +54,8 @@ setup() {
 	for path in sys.argv[1:]:
 	    for line in open(path):
 	        r = json.loads(line)
-	        assert not any(results(r.get("original_string") or r["pass"], r["tests"])), line
+	        right = r.get("original_string") or r.get("pass") or r["generation"].split("```")[1].removeprefix("python\n")
+	        assert not any(results(right, r["tests"])), line
 	        programs += 1
 	        if "fail" in r:
 	            found = results(r["fail"], r["tests"])
@@ -63,7 +64,7 @@ setup() {
 	            wrong += 1
 	print(programs, "programs,", wrong, "wrong ones")
 	PYTHON
-	[ "$output" = "2200 programs, 1100 wrong ones" ]
+	[ "$output" = "3800 programs, 1100 wrong ones" ]
 }
 
 @test "a grammar that says too little is refused" {
