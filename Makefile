@@ -9,6 +9,7 @@
 #   make minillm, make seqkd    the student learns from its own replies, or from its teacher's
 #   make test-emulated the CUDA kernels on the CPU, slowly: every operation against ref
 #   make bench         speed against the machine's ceilings (tests/bench/README.md)
+#   make bench-cuda    the same on a GPU
 #   make soak          judge COUNT=10000 programs in a row: nothing may be left, nothing may grow
 #   make kill          kill a tool of each loop KILLS=100 times: the same bytes in the end
 #   make fuzz          fuzz every parser of foreign bytes, TIME=600 seconds each
@@ -76,7 +77,7 @@ say = $(if $(V),,@printf '  %-6s %s\n' $(1) '$(2)';)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
-.PHONY: all test test-cuda test-emulated programs check conformance bench soak fuzz lint deps deps-dev install clean FORCE
+.PHONY: all test test-cuda test-emulated programs check conformance bench bench-cuda soak fuzz lint deps deps-dev install clean FORCE
 
 all: $(TOOLS:%=$(BIN)/%) $(MPI)
 	@[ -e $(BIN)/../templates ] || ln -s $(CURDIR)/templates $(BIN)/../templates
@@ -190,6 +191,10 @@ test-cuda: programs
 
 bench: all $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*.c))
 	@PATH="$(abspath $(BIN)):$$PATH" BUILD=$(abspath $(BUILD)) tests/bench/run
+
+# On a GPU: kernels, training and decode beside ceilings measured in the same run.
+bench-cuda: $(BUILD)/bench/cuda
+	@$(BUILD)/bench/cuda
 
 COUNT ?= 10000
 soak: all
