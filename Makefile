@@ -44,7 +44,7 @@ ALL_LDFLAGS = -pthread -Wl,-rpath,'$$ORIGIN:$$ORIGIN/../lib/pipestill' $(LDFLAGS
 LIBS = -Wl,--as-needed -fopenmp -lzstd -larchive -lpcre2-8 -lutf8proc -ljansson -lpopt -lxxhash -lm -lopenblas \
 	$(if $(NVCC),$(CUDA_LIBS))
 CUDA_LIBS = -L$(CUDA)/lib64 -Wl,-rpath,$(CUDA)/lib64 -lcudart_static -ldl -lrt
-NVFLAGS = -O3 -std=c++17 -I. -Werror all-warnings -Xcompiler -Wall,-Wextra,-Wshadow,-Wno-missing-field-initializers,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics \
+NVFLAGS = -O3 -std=c++17 -I. -Werror all-warnings -Xcompiler -fPIC,-Wall,-Wextra,-Wshadow,-Wno-missing-field-initializers,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics \
 	$(foreach a,$(CUARCH),-gencode arch=compute_$a,code=sm_$a) \
 	-gencode arch=compute_$(lastword $(CUARCH)),code=compute_$(lastword $(CUARCH))
 
