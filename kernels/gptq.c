@@ -76,7 +76,7 @@ static void
 take(const struct row *r, const double *w, int group, int from, int to)
 {
 	const struct gptq *g = r->g;
-	size_t at = (size_t)group * (size_t)g->n + (size_t)r->o;
+	size_t at = (size_t)group * (size_t)g->stride + (size_t)r->o;
 	double lo = 0, hi = 0, widest = 0;
 	struct grid grid;
 	int j;
@@ -99,13 +99,13 @@ static double
 column(const struct row *r, int j)
 {
 	const struct gptq *g = r->g;
-	size_t k = (size_t)g->k, i = (size_t)g->order[j], at = (size_t)g->group[i] * (size_t)g->n + (size_t)r->o;
+	size_t k = (size_t)g->k, i = (size_t)g->order[j], at = (size_t)g->group[i] * (size_t)g->stride + (size_t)r->o;
 	const float *u = g->u + (size_t)j * k;
 	struct grid grid = { g->scales[at], g->zeros[at] };
 	double q = code(g, r->w[j], grid), e = (r->w[j] - grid.s * (q - grid.z)) / u[j];
 	int c;
 
-	g->q[i * (size_t)g->n + (size_t)r->o] = (uint8_t)q;
+	g->q[i * (size_t)g->stride + (size_t)r->o] = (uint8_t)q;
 	for (c = j + 1; c < g->k; c++)
 		r->w[c] -= e * u[c];
 	return e * e;

@@ -144,8 +144,8 @@ take(const struct strip *t, int group, int from, int to)
 	for (l = 0; g->rounded && l < STRIP; l++)
 		s[l] = gptq_round_scale(s[l]);
 	for (l = 0; l < t->lanes; l++) {
-		g->scales[(size_t)group * (size_t)g->n + (size_t)(t->o + l)] = s[l];
-		g->zeros[(size_t)group * (size_t)g->n + (size_t)(t->o + l)] = (uint8_t)z[l];
+		g->scales[(size_t)group * (size_t)g->stride + (size_t)(t->o + l)] = s[l];
+		g->zeros[(size_t)group * (size_t)g->stride + (size_t)(t->o + l)] = (uint8_t)z[l];
 	}
 }
 
@@ -158,7 +158,7 @@ column(const struct strip *t, int j)
 	const float *u = g->u + (size_t)j * (size_t)g->k;
 	const float *s = t->s + (size_t)g->group[i] * STRIP, *z = t->z + (size_t)g->group[i] * STRIP;
 	float *w = t->w + (size_t)j * STRIP, *e = t->e + (size_t)(j - t->begin) * STRIP, codes[STRIP];
-	uint8_t *q = g->q + i * (size_t)g->n + (size_t)t->o;
+	uint8_t *q = g->q + i * (size_t)g->stride + (size_t)t->o;
 	vec error[HALVES];
 	int half, c, l;
 

@@ -166,9 +166,10 @@ struct gptq {
 	int ahead;		/* scales are taken before the first column changes; else a group's columns follow one another */
 	int rounded;		/* scales are what f16 holds, finite and not 0, before they are used */
 	int stale;		/* a group that begins inside of a block of GPTQ_BLOCK does not see its updates (GPTQModel) */
-	uint8_t *q;		/* [k, n], rows in the order of w's columns */
-	float *scales;		/* [groups, n] */
-	uint8_t *zeros;		/* [groups, n] */
+	int stride;		/* of the results, which may be part of a wider layer's */
+	uint8_t *q;		/* [k, stride], rows in the order of w's columns */
+	float *scales;		/* [groups, stride] */
+	uint8_t *zeros;		/* [groups, stride] */
 	double *error;		/* [n]: sum e^2 = (w - Q) H (w - Q)^T */
 };
 enum { GPTQ_BLOCK = 128 };

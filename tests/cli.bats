@@ -17,6 +17,7 @@ rows=(
 	'distill         logits,tokens,rollouts   directory  -q -m model -o out --teacher model --batch 1 --schedule constant'
 	'teacher-logits  tokens,rollouts          stream     -q -m model'
 	'rollout         tokens                   stream     -q -m model --max-tokens 3'
+	'gptq            tokens,rollouts          directory  -q -m model -o out -g 64 --held-out 0'
 	'reward          rollouts,rewards         stream     format=1'
 	'grpo-step       rewards                  directory  -q -m model -o out'
 	'perplexity      tokens,rollouts,logits   text       -q -m model'

@@ -14,8 +14,8 @@ fixture() {
 	for i in 1 2; do
 		echo "{\"id\":\"r$i\",\"ids\":[6$i,7],\"supervised\":[[1,2]]}"
 	done >records
-	echo '{"model_type":"qwen2","hidden_size":8,"num_hidden_layers":12,"num_attention_heads":2,
-		"num_key_value_heads":1,"intermediate_size":8,"max_position_embeddings":32,
+	echo '{"model_type":"qwen2","hidden_size":64,"num_hidden_layers":12,"num_attention_heads":2,
+		"num_key_value_heads":1,"head_dim":64,"intermediate_size":64,"max_position_embeddings":32,
 		"vocab_size":258,"tie_word_embeddings":true,"dtype":"float32"}' >config
 	train-bpe -q -n 258 --text text -o tokenizer lines
 	train-bpe -q -n 259 --text text -o tokenizer.other lines

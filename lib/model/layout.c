@@ -195,21 +195,54 @@ layout_allocate_matrix(const struct model *m, const struct storage *s)
 		s->matrix->data = allocate(m, mem_mul(s->n, dtype_size(s->matrix->type)));
 }
 
+static void
+allocate_storage(const struct model *m, const struct storage *s)
+{
+	if (s->matrix)
+		layout_allocate_matrix(m, s);
+	else if (!*s->vector)
+		*s->vector = allocate(m, mem_mul(s->n, sizeof **s->vector));
+}
+
+void
+layout_allocate_layer(struct model *m, int layer)
+{
+	int i;
+
+	for (i = 0; i < m->nstorage; i++)
+		if (m->storage[i].layer == layer)
+			allocate_storage(m, &m->storage[i]);
+	if (m->config.tied && m->embed.data)
+		m->head = m->embed;
+}
+
 void
 layout_allocate(struct model *m)
 {
 	int i;
 
-	for (i = 0; i < m->nstorage; i++) {
-		struct storage *s = &m->storage[i];
-
-		if (s->matrix)
-			layout_allocate_matrix(m, s);
-		else if (!*s->vector)
-			*s->vector = allocate(m, mem_mul(s->n, sizeof **s->vector));
-	}
+	for (i = 0; i < m->nstorage; i++)
+		allocate_storage(m, &m->storage[i]);
 	if (m->config.tied && m->embed.data)
 		m->head = m->embed;
+}
+
+void
+layout_release_layer(struct model *m, int layer)
+{
+	int i;
+
+	for (i = 0; i < m->nstorage; i++) {
+		struct storage *s = &m->storage[i];
+		void **data = s->matrix ? &s->matrix->data : (void **)s->vector;
+
+		if (s->layer != layer)
+			continue;
+		m->be->free(*data);
+		*data = NULL;
+	}
+	if (layer == -1 && m->config.tied)
+		m->head.data = NULL;
 }
 
 enum { SLICE = 256 };	/* rows; a multiple of any panel, so that slices share no memory */

@@ -14,6 +14,9 @@ void layout_build(struct model *m);
 void layout_build_head(struct model *m);	/* the head alone */
 void layout_allocate(struct model *m);		/* zero memory for every storage that has none; dies */
 void layout_allocate_matrix(const struct model *m, const struct storage *s);	/* for one */
+/* The same for one layer (-1: what lies outside of the blocks), and its memory given back. */
+void layout_allocate_layer(struct model *m, int layer);
+void layout_release_layer(struct model *m, int layer);
 
 /* "lm_head.weight", or the embedding's name when tied. */
 const char *layout_head_name(const struct config *c);

@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "lib/base/die.h"
 #include "lib/base/file.h"
@@ -11,11 +12,14 @@
 #include "lib/model/safetensors.h"
 #include "lib/quant/weight.h"
 
+enum { ALL = -2 };	/* layers; -1 is what lies outside of the blocks */
+
 struct source {
 	struct model *m;
 	const struct safetensors *st;
 	struct quant_config quant;
 	const struct safetensor **of;	/* [nparams]; NULL where the parameter lies quantised */
+	int layer;	/* that is filled, or ALL */
 	int bad;	/* lowest parameter that has a NaN or an infinity; INT_MAX: none */
 };
 
@@ -279,6 +283,8 @@ fill(void *context, const struct storage *s, int row, int rows)
 	struct source *from = context;
 	int i;
 
+	if (from->layer != ALL && from->layer != s->layer)
+		return;
 	for (i = s->param; i < s->param + s->nparams; i++) {
 		const struct param *p = &from->m->params[i];
 		int first = p->row > row ? p->row : row;
@@ -357,10 +363,25 @@ load_quantised(const struct source *from, char *why)
 	return bad == INT_MAX ? 0 : -1;
 }
 
+/* The memory and the weights of from->layer. */
+static int
+load_whole(struct source *from, char *why)
+{
+	if (from->layer == ALL)
+		layout_allocate(from->m);
+	else
+		layout_allocate_layer(from->m, from->layer);
+	layout_each_slice(from->m, fill, from);
+	from->m->be->sync();
+	if (from->bad == INT_MAX)
+		return 0;
+	return reason(why, "weight '%s' is not finite: it has a NaN or an infinity", from->of[from->bad]->name);
+}
+
 static int
 load(struct model *m, const struct safetensors *st, const struct quant_config *quant, int whole, char *why)
 {
-	struct source from = { .m = m, .st = st, .quant = *quant, .bad = INT_MAX };
+	struct source from = { .m = m, .st = st, .quant = *quant, .layer = ALL, .bad = INT_MAX };
 	int rc;
 
 	from.of = mem_zero((size_t)m->nparams, sizeof *from.of);
@@ -369,14 +390,8 @@ load(struct model *m, const struct safetensors *st, const struct quant_config *q
 		rc = check_unused(&from, why);
 	if (!rc && quant->bits)
 		rc = load_quantised(&from, why);
-	if (!rc) {
-		layout_allocate(m);
-		layout_each_slice(m, fill, &from);
-		m->be->sync();
-		if (from.bad != INT_MAX)
-			rc = reason(why, "weight '%s' is not finite: it has a NaN or an infinity",
-			    from.of[from.bad]->name);
-	}
+	if (!rc)
+		rc = load_whole(&from, why);
 	free(from.of);
 	return rc;
 }
@@ -464,4 +479,58 @@ model_load_head(const char *directory, const struct backend *be, enum dtype type
 	char why[REASON_MAX];
 
 	return or_die(open_part(directory, be, type, 0, why), why);
+}
+
+struct shelf *
+shelf_open(const char *directory, const struct backend *be, enum dtype type)
+{
+	struct shelf *s = mem_zero(1, sizeof *s);
+	struct model *m = s->m = mem_zero(1, sizeof *m);
+	char *path = file_join(directory, "config.json"), why[REASON_MAX];
+	struct source from = { .m = m };
+
+	m->be = be;
+	m->directory = mem_string(directory);
+	if (config_read(&m->config, path, why) || quant_config_read(&from.quant, directory, why) ||
+	    !(s->st = safetensors_open_model(directory, why)))
+		die("%s", why);
+	if (from.quant.bits)
+		die("'%s' is quantised already", directory);
+	m->type = type ? type : file_type(s->st);
+	layout_build(m);
+	from.st = s->st;
+	from.of = s->of = mem_zero((size_t)m->nparams, sizeof *s->of);
+	if (check(&from, why) || check_unused(&from, why))
+		die("'%s': %s", directory, why);
+	free(path);
+	return s;
+}
+
+void
+shelf_take(struct shelf *s, int layer)
+{
+	struct source from = { .m = s->m, .st = s->st, .of = s->of, .layer = layer, .bad = INT_MAX };
+	char why[REASON_MAX];
+
+	if (load_whole(&from, why))
+		die("'%s': %s", s->m->directory, why);
+}
+
+void
+shelf_put_back(struct shelf *s, int layer)
+{
+	int i;
+
+	layout_release_layer(s->m, layer);
+	for (i = 0; i < s->st->nmaps; i++)	/* what was read of the file is not needed again */
+		madvise((void *)(uintptr_t)s->st->maps[i].data, s->st->maps[i].size, MADV_DONTNEED);
+}
+
+void
+shelf_close(struct shelf *s)
+{
+	model_free(s->m);
+	safetensors_close(s->st);
+	free(s->of);
+	free(s);
 }

@@ -85,6 +85,21 @@ struct model *model_load(const char *directory, const struct backend *be, enum d
 /* Other weights of the same config, into the memory that is there; dies. */
 void model_reload(struct model *m, const char *directory);
 
+/*
+ * An unquantised model whose weights stay on the disk until they are taken, block by block. `m` is laid out, its
+ * weights are checked by name and shape. Layer -1 is embeddings, final norm and head. All die.
+ */
+struct safetensor;
+struct shelf {
+	struct model *m;
+	struct safetensors *st;
+	const struct safetensor **of;	/* [nparams of m]: where each parameter lies */
+};
+struct shelf *shelf_open(const char *directory, const struct backend *be, enum dtype type);
+void shelf_take(struct shelf *s, int layer);
+void shelf_put_back(struct shelf *s, int layer);
+void shelf_close(struct shelf *s);
+
 /* Zero weights of a config's shapes, of the config's dtype for DT_NONE; config is taken over. */
 struct model *model_new(const struct config *config, const struct backend *be, enum dtype type);
 /* Normal(0, initializer_range) as Transformers initialises each family, from Philox and seed. */

@@ -55,5 +55,11 @@ struct safetensors_writer *safetensors_create(const char *path, const struct saf
     int count, const json_t *metadata);
 void safetensors_put(struct safetensors_writer *w, const void *data, size_t bytes);
 void safetensors_finish(struct safetensors_writer *w);
+/*
+ * model.safetensors in a directory, or shards of at most `limit` bytes with their index. `put` hands
+ * over the data of tensor i, in their order.
+ */
+void safetensors_save_model(const char *directory, const struct safetensor *tensors, int count, size_t limit,
+    void (*put)(struct safetensors_writer *w, int i, void *user), void *user);
 
 #endif

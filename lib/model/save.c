@@ -12,6 +12,11 @@
 
 size_t model_shard = 5000000000;
 
+struct saved {
+	const struct model *m;
+	enum dtype type;
+};
+
 /* Transformers' names of its types: "bfloat16"; old files say torch_dtype, new ones dtype. */
 static void
 save_config(const struct model *m, const char *directory, enum dtype type)
@@ -111,85 +116,29 @@ put_vector(struct safetensors_writer *w, const struct model *m, const float *vec
 }
 
 static void
-save_shard(const struct model *m, const char *path, int first, int count,
-    const struct safetensor *tensors, enum dtype type)
+put_param(struct safetensors_writer *w, int i, void *user)
 {
-	json_t *metadata = json_pack("{s:s}", "format", "pt");
-	struct safetensors_writer *w = safetensors_create(path, tensors + first, count, metadata);
-	int i;
+	const struct saved *saved = user;
+	const struct param *p = &saved->m->params[i];
+	const struct storage *s = &saved->m->storage[p->storage];
 
-	for (i = first; i < first + count; i++) {
-		const struct param *p = &m->params[i];
-		const struct storage *s = &m->storage[p->storage];
-
-		if (s->matrix)
-			put_matrix(w, m, s->matrix, p, type);
-		else
-			put_vector(w, m, *s->vector, p, type);
-	}
-	safetensors_finish(w);
-	json_decref(metadata);
-}
-
-/* The shard of each tensor: a new one begins when the next would not fit. Their number. */
-static int
-cut(int *shard, const struct safetensor *tensors, int n)
-{
-	size_t bytes = 0;
-	int i, last = 0;
-
-	for (i = 0; i < n; i++) {
-		if (i && bytes + tensors[i].bytes > model_shard) {
-			bytes = 0;
-			last++;
-		}
-		bytes += tensors[i].bytes;
-		shard[i] = last;
-	}
-	return last + 1;
-}
-
-static void
-save_index(const char *directory, const json_t *places, size_t total)
-{
-	char *path = file_join(directory, "model.safetensors.index.json");
-	json_t *index = json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)total,
-	    "weight_map", places);
-
-	json_write(path, index);
-	json_decref(index);
-	free(path);
+	if (s->matrix)
+		put_matrix(w, saved->m, s->matrix, p, saved->type);
+	else
+		put_vector(w, saved->m, *s->vector, p, saved->type);
 }
 
 static void
 save_weights(const struct model *m, const char *directory, enum dtype type)
 {
 	struct safetensor *tensors = mem_zero((size_t)m->nparams, sizeof *tensors);
-	int *shard = mem_zero((size_t)m->nparams, sizeof *shard), i, first, last, shards;
-	json_t *places = json_object();
-	size_t total = 0;
+	struct saved saved = { m, type };
+	int i;
 
-	for (i = 0; i < m->nparams; i++) {
+	for (i = 0; i < m->nparams; i++)
 		describe(&tensors[i], &m->params[i], type);
-		total += tensors[i].bytes;
-	}
-	shards = cut(shard, tensors, m->nparams);
-	for (first = 0; first < m->nparams; first = last) {
-		char *name = shards == 1 ? mem_string("model.safetensors")
-		    : mem_format("model-%05d-of-%05d.safetensors", shard[first] + 1, shards);
-		char *path = file_join(directory, name);
-
-		for (last = first; last < m->nparams && shard[last] == shard[first]; last++)
-			json_object_set_new(places, tensors[last].name, json_string(name));
-		save_shard(m, path, first, last - first, tensors, type);
-		free(name);
-		free(path);
-	}
-	if (shards > 1)
-		save_index(directory, places, total);
-	json_decref(places);
+	safetensors_save_model(directory, tensors, m->nparams, model_shard, put_param, &saved);
 	free(tensors);
-	free(shard);
 }
 
 void

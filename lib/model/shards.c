@@ -125,3 +125,66 @@ safetensors_open_model(const char *directory, char *why)
 	free(index);
 	return st;
 }
+
+/* The shard of each tensor: a new one begins when the next would not fit. Their number. */
+static int
+cut(int *shard, const struct safetensor *tensors, int n, size_t limit)
+{
+	size_t bytes = 0;
+	int i, last = 0;
+
+	for (i = 0; i < n; i++) {
+		if (i && bytes + tensors[i].bytes > limit) {
+			bytes = 0;
+			last++;
+		}
+		bytes += tensors[i].bytes;
+		shard[i] = last;
+	}
+	return last + 1;
+}
+
+static void
+save_index(const char *directory, const json_t *places, size_t total)
+{
+	char *path = file_join(directory, "model.safetensors.index.json");
+	json_t *index = json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)total,
+	    "weight_map", places);
+
+	json_write(path, index);
+	json_decref(index);
+	free(path);
+}
+
+void
+safetensors_save_model(const char *directory, const struct safetensor *tensors, int count, size_t limit,
+    void (*put)(struct safetensors_writer *w, int i, void *user), void *user)
+{
+	int *shard = mem_zero((size_t)count, sizeof *shard), i = 0, first, last;
+	int shards = cut(shard, tensors, count, limit);
+	json_t *places = json_object(), *metadata = json_pack("{s:s}", "format", "pt");
+	size_t total = 0;
+
+	for (first = 0; first < count; first = last) {
+		char *name = shards == 1 ? mem_string("model.safetensors")
+		    : mem_format("model-%05d-of-%05d.safetensors", shard[first] + 1, shards);
+		char *path = file_join(directory, name);
+		struct safetensors_writer *w;
+
+		for (last = first; last < count && shard[last] == shard[first]; last++) {
+			json_object_set_new(places, tensors[last].name, json_string(name));
+			total += tensors[last].bytes;
+		}
+		w = safetensors_create(path, tensors + first, last - first, metadata);
+		for (; i < last; i++)
+			put(w, i, user);
+		safetensors_finish(w);
+		free(name);
+		free(path);
+	}
+	if (shards > 1)
+		save_index(directory, places, total);
+	json_decref(places);
+	json_decref(metadata);
+	free(shard);
+}

@@ -57,34 +57,47 @@ clear_dead(float *w, int rows, const struct factor *f)
 				w[(size_t)o * (size_t)f->k + (size_t)i] = 0;
 }
 
+void
+gptq_begin(struct quantised *l, int n, const struct factor *f, const struct gptq_options *o)
+{
+	size_t k = (size_t)f->k, scales;
+
+	*l = (struct quantised){ .n = n, .k = f->k, .bits = o->bits };
+	l->groups = o->group == -1 ? 1 : (f->k + o->group - 1) / o->group;
+	scales = (size_t)l->groups * (size_t)n;
+	l->q = mem_alloc(k * (size_t)n);
+	l->zeros = mem_alloc(scales);
+	l->scales = mem_alloc(scales * sizeof *l->scales);
+	l->group = mem_copy(f->group, k * sizeof *f->group);
+}
+
 double
-gptq_quantise(struct quantised *l, const float *w, int row, int rows, const struct hessian *h,
+gptq_quantise(struct quantised *l, const float *w, int row, int rows, const struct hessian *h, int hrow,
     const struct factor *f, const struct gptq_options *o, double *energy)
 {
-	size_t k = (size_t)f->k, n = (size_t)rows;
-	int size = o->group == -1 ? f->k : o->group, groups = (f->k + size - 1) / size;
+	size_t k = (size_t)f->k, n = (size_t)rows, i;
 	float *wanted = mem_copy(w, n * k * sizeof *w);
 	double *error = mem_zero(n, sizeof *error), sum = 0;
-	size_t i;
+	int g;
 
-	*l = (struct quantised){ .n = rows, .k = f->k, .bits = o->bits, .groups = groups,
-	    .q = mem_alloc(k * n), .zeros = mem_alloc((size_t)groups * n),
-	    .scales = mem_alloc((size_t)groups * n * sizeof *l->scales),
-	    .group = mem_copy(f->group, k * sizeof *f->group) };
 	if (energy)
 		*energy = hessian_energy(h, w, rows);
-	if (o->target > 0 && h->w)
-		correct(wanted, w, row, rows, h, f, o->target);
+	if (o->target > 0)
+		correct(wanted, w, hrow, rows, h, f, o->target);
 	clear_dead(wanted, rows, f);
 	h->be->gptq(&(struct gptq){ .w = wanted, .u = f->u, .order = f->order, .group = f->group, .n = rows,
-	    .k = f->k, .groups = groups, .bits = o->bits, .sym = o->sym, .signs = o->signs && !o->plain,
-	    .least_zero = o->least_zero, .mse = o->mse, .ahead = o->order == ORDER_STATIC || groups == 1,
-	    .rounded = !o->plain, .stale = o->plain, .q = l->q, .scales = l->scales, .zeros = l->zeros,
-	    .error = error });
+	    .k = f->k, .groups = l->groups, .bits = o->bits, .sym = o->sym, .signs = o->signs && !o->plain,
+	    .least_zero = o->least_zero, .mse = o->mse, .ahead = o->order == ORDER_STATIC || l->groups == 1,
+	    .rounded = !o->plain, .stale = o->plain, .stride = l->n, .q = l->q + row, .scales = l->scales + row,
+	    .zeros = l->zeros + row, .error = error });
 	for (i = 0; i < n; i++)
 		sum += error[i];
-	for (i = 0; i < (size_t)groups * n; i++)	/* as they will be stored */
-		l->scales[i] = gptq_round_scale(l->scales[i]);
+	for (g = 0; g < l->groups; g++)		/* as they will be stored */
+		for (i = 0; i < n; i++) {
+			float *s = &l->scales[(size_t)g * (size_t)l->n + (size_t)row + i];
+
+			*s = gptq_round_scale(*s);
+		}
 	free(wanted);
 	free(error);
 	return sum;

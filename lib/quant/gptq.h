@@ -46,12 +46,14 @@ struct factor {
 int factor_init(struct factor *f, const struct hessian *h, const struct gptq_options *o, char *why);
 void factor_free(struct factor *f);
 
+/* A layer of n outputs whose codes are to be found. */
+void gptq_begin(struct quantised *l, int n, const struct factor *f, const struct gptq_options *o);
 /*
- * Codes of rows row .. row+rows-1 of a layer, whose weights are w [rows, k] (backend memory); `l` is
- * filled for these rows as a layer of its own. Returns sum e^2, of which `energy` (where not NULL) is
- * the whole: the sum of squares of the layer's outputs, as H has them.
+ * Codes of rows row .. row+rows-1 of it; w [rows, k] (backend memory) are these, which are rows
+ * hrow .. of the weights that h is of. Returns sum e^2, of which `energy` (where not NULL) is the
+ * whole: the sum of squares of the rows' outputs, as H has them.
  */
-double gptq_quantise(struct quantised *l, const float *w, int row, int rows, const struct hessian *h,
+double gptq_quantise(struct quantised *l, const float *w, int row, int rows, const struct hessian *h, int hrow,
     const struct factor *f, const struct gptq_options *o, double *energy);
 
 #endif

@@ -5,7 +5,7 @@
  *   H = (2 / tokens) Y^T Y      Y: inputs [tokens, k] that passed the quantised layers so far
  *   T = (2 / tokens) W (X - Y)^T Y      X: the same inputs of the unquantised model
  *
- * H is summed by blocks of its lower triangle, half of the product. T, [n, k], is the gradient that
+ * H is summed by tiles of its lower triangle, half of the product. T, [n, k], is the gradient that
  * a corrected target goes along; it is summed as W C, C = (X - Y)^T Y, or where that is less work as
  * (X W^T - Y W^T)^T Y. The order of all sums is fixed by the sizes.
  */
@@ -19,11 +19,11 @@ struct hessian {
 	enum dtype type;		/* of the inputs */
 	int k, rows;			/* rows: the most of one call */
 	int64_t tokens;
-	struct weight *blocks;		/* [nblocks] f32: rows of the lower triangle, in columns up to its end */
-	int nblocks;
+	struct weight *tiles;		/* f32, of the lower triangle: row i, column j <= i of tiles at i (i + 1) / 2 + j */
+	int side;			/* tiles along the diagonal */
 	const struct weight *w;		/* [n, k]; NULL: T is not wanted */
 	struct weight cross;		/* C [k, k] or T [n, k] */
-	void *part, *left;		/* [rows, block], [rows, k]: columns of the inputs, dense */
+	void **strips;			/* [side]: the inputs' columns of a tile, dense */
 	void *outputs;			/* [rows, n] */
 };
 

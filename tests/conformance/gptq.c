@@ -6,7 +6,7 @@
 
 #include "lib/base/die.h"
 #include "lib/base/mem.h"
-#include "lib/quant/gptq.h"
+#include "lib/quant/quantise.h"
 #include "tests/conformance/kit.h"
 
 struct layer {
@@ -61,7 +61,8 @@ quantise(struct verdict *v, struct quantised *q, const struct layer *l, const st
 	if ((rc = factor_init(&f, &h, o, why))) {
 		fail(v, "%s", why);
 	} else {
-		gptq_quantise(q, w, 0, l->n, &h, &f, o, NULL);
+		gptq_begin(q, l->n, &f, o);
+		gptq_quantise(q, w, 0, l->n, &h, 0, &f, o, NULL);
 		factor_free(&f);
 	}
 	hessian_free(&h);
@@ -273,13 +274,95 @@ check_layer(struct verdict *v, const json_t *c, const struct kit *k)
 	safetensors_close(inputs);
 }
 
+static void
+add_records(struct verdict *v, struct calibration *calibration, const struct safetensors *st, const char *name,
+    int held_out)
+{
+	const struct safetensor *t = safetensors_find(st, name);
+	int32_t *ids, span[2], r, n;
+
+	if (!t || t->rank != 2 || t->type != DT_I32) {
+		fail(v, "the kit has no records '%s'", name);
+		return;
+	}
+	ids = mem_copy(t->data, t->bytes);
+	n = (int32_t)t->shape[1];
+	span[0] = 0;
+	span[1] = n;
+	for (r = 0; r < (int32_t)t->shape[0]; r++)
+		calibration_add(calibration, ids + (size_t)r * (size_t)n, n, span, 1, held_out);
+	free(ids);
+}
+
+static void
+ignore(void *user, const struct quantised_layer *l)
+{
+	(void)user;
+	(void)l;
+}
+
+/* Quantise a model by the case's options, with what is the default on top. */
+static struct measure
+quantise_model(struct verdict *v, const json_t *c, const struct kit *k, const struct safetensors *st)
+{
+	char *path = kit_path(k, get_string(c, "model"));
+	struct shelf *shelf = shelf_open(path, k->be, DT_F32);
+	struct plan plan = { .options = options_of(c), .done = ignore,
+	    .skipped = mem_zero((size_t)shelf->m->nparams, 1) };
+	struct calibration calibration;
+	struct measure measure = { .targets = 0 };
+	int l;
+
+	plan.at_once = json_is_false(json_object_get(json_object_get(c, "options"), "true_sequential"));
+	plan.options.signs = plan.options.least_zero = 1;
+	plan.options.target = 0.5f;
+	calibration_init(&calibration, shelf->m, 2048, 1);
+	add_records(v, &calibration, st, get_string(c, "calibration"), 0);
+	add_records(v, &calibration, st, get_string(c, "heldout"), 1);
+	if (!v->failure[0]) {
+		shelf_take(shelf, -1);
+		calibration_start(&calibration);
+		for (l = 0; l < shelf->m->config.layers; l++) {
+			shelf_take(shelf, l);
+			quantise_block(&calibration, l, &plan);
+			shelf_put_back(shelf, l);
+		}
+		measure = calibration_measure(&calibration, &shelf->m->head);
+	}
+	calibration_free(&calibration);
+	shelf_close(shelf);
+	free(plan.skipped);
+	free(path);
+	return measure;
+}
+
+static void
+check_model(struct verdict *v, const json_t *c, const struct kit *k)
+{
+	const json_t *rules = json_object_get(c, "rules");
+	double unquantised = get_number(rules, "unquantised_perplexity", 0), before;
+	struct safetensors *st = kit_tensors(v, k, get_string(c, "tensors"));
+	struct measure m;
+
+	if (!st)
+		return;
+	if (k->be == &backend_ref && v->compared) {	/* minutes; the other rows are held to it elsewhere */
+		safetensors_close(st);
+		return;
+	}
+	m = quantise_model(v, c, k, st);
+	before = exp(m.nll);
+	expect_near(v, "perplexity before", &before, &unquantised, 1,
+	    unquantised * get_number(rules, "unquantised_relative", 0));
+	at_most(v, "perplexity", exp(m.quantised_nll), get_number(rules, "perplexity_at_most", 0));
+	at_most(v, "KL per token", m.kl, get_number(rules, "kl_at_most", 0));
+	safetensors_close(st);
+}
+
 void
 kind_gptq(struct verdict *v, const json_t *c, const struct kit *k)
 {
-	if (json_object_get(c, "model"))
-		snprintf(v->skipped, sizeof v->skipped, "the project quantises no whole models yet");
-	else
-		check_layer(v, c, k);
+	(json_object_get(c, "model") ? check_model : check_layer)(v, c, k);
 }
 
 void

@@ -44,7 +44,8 @@ quantise(struct quantised *l, const struct backend *be, const float *w, const fl
 	hessian_init(&h, be, DT_F32, k, m, NULL);
 	hessian_add(&h, y, NULL, m);
 	if (!factor_init(&f, &h, o, why)) {
-		error = gptq_quantise(l, w, 0, n, &h, &f, o, energy);
+		gptq_begin(l, n, &f, o);
+		error = gptq_quantise(l, w, 0, n, &h, 0, &f, o, energy);
 		*damp = f.damp;
 		factor_free(&f);
 	}
