@@ -40,8 +40,8 @@ KIT ?= ../shared/conformance
 WARN = -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
 ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -I. -fPIC -fno-semantic-interposition -fopenmp -pthread $(WARN) $(CFLAGS) \
 	$(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
-ALL_LDFLAGS = -pthread -Wl,-rpath,'$$ORIGIN:$$ORIGIN/../lib/pipestill' $(LDFLAGS) $(if $(SANITIZE),-fsanitize=$(SANITIZE),-Wl,--gc-sections)
-LIBS = -Wl,--as-needed -fopenmp -lzstd -larchive -lpcre2-8 -lutf8proc -ljansson -lpopt -lxxhash -lm -lopenblas \
+ALL_LDFLAGS = -pthread -Wl,-rpath,'$$ORIGIN:$$ORIGIN/../lib/pipestill:$(abspath $(BIN))' -Wl,--as-needed $(LDFLAGS) $(if $(SANITIZE),-fsanitize=$(SANITIZE),-Wl,--gc-sections)
+LIBS = -fopenmp -lzstd -larchive -lpcre2-8 -lutf8proc -ljansson -lpopt -lxxhash -lm -lopenblas \
 	$(if $(NVCC),$(CUDA_LIBS))
 CUDA_LIBS = -L$(CUDA)/lib64 -Wl,-rpath,$(CUDA)/lib64 -lcudart_static -ldl -lrt
 NVFLAGS = -O3 -std=c++17 -I. -Werror all-warnings -Xcompiler -fPIC,-Wall,-Wextra,-Wshadow,-Wno-missing-field-initializers,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics \
@@ -57,21 +57,23 @@ MACHINES = avx2 avx512
 # MPI stays outside of the tools, which load it when mpirun starts them: lib/train/ranks.h
 MPI := $(if $(MPICC),$(BIN)/pipestill-mpi.so)
 TOOLS := $(patsubst bin/%.c,%,$(wildcard bin/*.c))
-LIB_C := $(filter-out lib/train/mpi.c,$(wildcard lib/*/*.c))
+LIB_C := $(filter-out lib/train/mpi.c,$(wildcard lib/*/*.c)) kernels/dtype.c
 SIMD_C := $(wildcard kernels/*_simd.c)
-KERNEL_C := $(filter-out $(SIMD_C) kernels/cuda_$(if $(NVCC),none,row).c,$(wildcard kernels/*.c))
+KERNEL_C := $(filter-out $(SIMD_C) kernels/dtype.c kernels/cuda_$(if $(NVCC),none,row).c,$(wildcard kernels/*.c))
 KERNEL_CU := $(if $(NVCC),$(wildcard kernels/*.cu))
 KERNEL_OBJ := $(KERNEL_C:%.c=$(BUILD)/%.o) $(KERNEL_CU:%=$(BUILD)/%.o) \
 	$(foreach m,$(MACHINES),$(SIMD_C:%.c=$(BUILD)/%.$m.o))
-LIB_OBJ := $(LIB_C:%.c=$(BUILD)/%.o) $(KERNEL_OBJ) $(BUILD)/schemas.o
+LIB_OBJ := $(LIB_C:%.c=$(BUILD)/%.o) $(BUILD)/schemas.o
 LIB = $(BUILD)/libpipestill.a
-# the tools share what is most of their code; it finds lib/base in the tool that loads it
+# Programs that compute share what is most of their code; it finds lib/base in the one that loads it.
 KERNELS = $(BIN)/pipestill-kernels.so
 TEST_C := $(wildcard tests/unit/*.c)
 TEST_BIN := $(TEST_C:tests/unit/%.c=$(BUILD)/tests/%)
 
 comma = ,
 Q = $(if $(V),,@)
+link = $(call say,LD,$@)$(1) -o $@ $(ALL_LDFLAGS) $(filter %.o,$^) -Wl,--start-group $(filter %.a %.so,$^) \
+	-Wl,--end-group $(LIBS)
 say = $(if $(V),,@printf '  %-6s %s\n' $(1) '$(2)';)
 
 .DELETE_ON_ERROR:
@@ -90,14 +92,15 @@ $(BUILD)/flags: FORCE
 $(BUILD)/nvflags: FORCE
 	@mkdir -p $(@D); echo '$(NVCC) $(NVFLAGS)' | cmp -s - $@ || echo '$(NVCC) $(NVFLAGS)' >$@
 $(BUILD)/objects: FORCE
-	@mkdir -p $(@D); echo '$(LIB_OBJ)' | cmp -s - $@ || echo '$(LIB_OBJ)' >$@
+	@mkdir -p $(@D); echo '$(LIB_OBJ) $(KERNEL_OBJ)' | cmp -s - $@ || \
+	echo '$(LIB_OBJ) $(KERNEL_OBJ)' >$@
 
-$(BIN)/%: $(BUILD)/bin/%.o $(KERNELS) $(LIB)
+$(BIN)/%: $(BUILD)/bin/%.o $(LIB) $(KERNELS)
 	@mkdir -p $(@D)
-	$(call say,LD,$@)$(CC) -o $@ $< -Wl,--no-as-needed $(KERNELS) -Wl,--as-needed $(LIB) $(ALL_LDFLAGS) $(LIBS)
+	$(call link,$(CC))
 $(KERNELS): $(KERNEL_OBJ) $(BUILD)/objects
 	@mkdir -p $(@D)
-	$(call say,LD,$@)$(CC) -shared -Wl,-soname,$(@F) -Wl,-Bsymbolic-functions -o $@ $(KERNEL_OBJ) $(ALL_LDFLAGS) $(LIBS)
+	$(call say,LD,$@)$(CC) -shared -Wl,-soname,$(@F) -Wl,-Bsymbolic-functions -o $@ $(ALL_LDFLAGS) $(KERNEL_OBJ) $(LIBS)
 $(BIN)/pipestill-mpi.so: lib/train/mpi.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,MPICC,$<)$(MPICC) -O2 -g $(WARN) -fPIC -shared -o $@ $<
@@ -131,15 +134,15 @@ $(BUILD)/schemas.c: $(wildcard schemas/*.json)
 $(BUILD)/schemas.o: $(BUILD)/schemas.c $(BUILD)/flags
 	$(call compile)
 
-$(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(LIB)
+$(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(LIB) $(KERNELS)
 	@mkdir -p $(@D)
-	$(call say,LD,$@)$(CC) -o $@ $^ $(ALL_LDFLAGS) $(LIBS)
-$(BUILD)/conformance: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/conformance/*.c)) $(LIB)
+	$(call link,$(CC))
+$(BUILD)/conformance: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/conformance/*.c)) $(LIB) $(KERNELS)
 	@mkdir -p $(@D)
-	$(call say,LD,$@)$(CC) -o $@ $^ $(ALL_LDFLAGS) $(LIBS)
-$(BUILD)/bench/%: $(BUILD)/tests/bench/%.o $(LIB)
+	$(call link,$(CC))
+$(BUILD)/bench/%: $(BUILD)/tests/bench/%.o $(LIB) $(KERNELS)
 	@mkdir -p $(@D)
-	$(call say,LD,$@)$(CC) -o $@ $^ $(ALL_LDFLAGS) $(LIBS)
+	$(call link,$(CC))
 
 # What is missing of the file `packages`, and what for; nothing is asked when nothing is missing.
 deps: LISTS = packages
@@ -177,9 +180,9 @@ define emulate
 $(call say,CXX,$<)g++ -std=c++17 -O2 -g -D_GNU_SOURCE -Wall -Wextra -Wno-missing-field-initializers -Wno-unknown-pragmas \
 	-Itests/emulate -I. -MMD -MP -c -o $@ $(1) $<
 endef
-$(BUILD)/emulated/%: $(BUILD)/tests/unit/%.o $(EMULATED_O) $(LIB)
+$(BUILD)/emulated/%: $(BUILD)/tests/unit/%.o $(EMULATED_O) $(LIB) $(KERNELS)
 	@mkdir -p $(@D)
-	$(call say,LD,$@)g++ -o $@ $^ $(ALL_LDFLAGS) $(LIBS)
+	$(call link,g++)
 test-emulated: $(addprefix $(BUILD)/emulated/,kernels products)
 	@for t in $^; do $$t cuda >$$t.tap || { grep -v '^ok' $$t.tap; exit 1; }; tail -n 1 $$t.tap; done
 
@@ -207,11 +210,11 @@ kill: all
 # Every parser of foreign bytes under libFuzzer with the sanitizers, TIME seconds each.
 TIME ?= 600
 fuzz: deps-dev
-	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz NVCC= CC=clang \
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz BIN=$(BUILD)/fuzz/bin NVCC= CC=clang \
 		SANITIZE=address,undefined,fuzzer-no-link $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/*.c))
 	@tests/fuzz/run $(TIME) $(BUILD)/fuzz
-$(BUILD)/%: $(BUILD)/tests/fuzz/%.o $(LIB)
-	$(call say,LD,$@)$(CC) -o $@ $^ -fsanitize=fuzzer $(ALL_LDFLAGS) $(LIBS)
+$(BUILD)/%: $(BUILD)/tests/fuzz/%.o $(LIB) $(KERNELS)
+	$(call link,$(CC) -fsanitize=fuzzer)
 
 # cppcheck stumbles over some C11, takes logs of 0 for errors, and loses sight of arrays that loops fill.
 lint: deps-dev
