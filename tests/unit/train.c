@@ -61,13 +61,21 @@ static void
 put_gradient(float *gradient, const struct weight *w, const struct backend *be, const uint16_t *rows)
 {
 	struct weight as = *w;
-	size_t e;
 
-	as.data = mem_zero(w->elements, dtype_size(w->type));
+	as.data = be->alloc(w->elements * dtype_size(w->type));
 	be->weight_put(&as, 0, w->n, rows, DT_BF16, 0);
-	for (e = 0; e < w->elements; e++)
-		gradient[e] = w->type == DT_BF16 ? bf16_to_f32(((uint16_t *)as.data)[e]) : ((float *)as.data)[e];
-	free(as.data);
+	be->convert(gradient, DT_F32, as.data, w->type, w->elements);
+	be->free(as.data);
+}
+
+static void
+put_vector(float *gradient, const struct backend *be, const uint16_t *x, size_t n)
+{
+	float *wide = mem_alloc(n * sizeof *wide);
+
+	dtype_convert(wide, DT_F32, x, DT_BF16, n);
+	be->upload(gradient, wide, n * sizeof *wide);
+	free(wide);
 }
 
 static void
@@ -86,7 +94,7 @@ fill_gradients(struct optimizer *o, int step)
 		if (w)
 			put_gradient(o->gradients.of[i], w, m->be, g);
 		else
-			dtype_convert(o->gradients.of[i], DT_F32, g, DT_BF16, n);
+			put_vector(o->gradients.of[i], m->be, g, n);
 		free(g);
 	}
 }
