@@ -478,7 +478,7 @@ main(void)
 
 	if (!mkdtemp(directory))
 		die("cannot make '%s':", directory);
-	be = backend_pick(NULL);
+	be = &backend_ref;		/* files are the same for all, and its memory may be poked at */
 	for (family = 0; family < 3; family++) {
 		check_round_trip(family, DT_F32);
 		check_round_trip(family, DT_BF16);
