@@ -55,12 +55,12 @@ weighted(vec p, vec log_ratio)
 
 /* divergence_term() in lanes. */
 INLINE vec
-term(enum divergence_kind kind, const struct divergence *d, vec a, vec b, vec p, vec q, vec *h)
+term(const struct divergence *d, vec a, vec b, vec p, vec q, vec *h)
 {
-	float s = kind == LOSS_JSD ? d->beta : d->alpha, rest = 1 - s, sum = d->alpha + d->beta;
+	float s = d->kind == LOSS_JSD ? d->beta : d->alpha, rest = 1 - s, sum = d->alpha + d->beta;
 	vec m, log_m, pa, qa, pb, qb;
 
-	switch (kind) {
+	switch (d->kind) {
 	case LOSS_KD:
 		*h = -p;
 		return weighted(p, -b);
@@ -130,13 +130,13 @@ enum { SUM = 1, WRITE = 2, SOFT = 4 };
 
 /* n <= W columns from x and teacher on: adds to the sums, writes the gradient. */
 INLINE void
-columns(enum divergence_kind kind, int what, float *x, const float *teacher,
-    const struct divergence *d, const struct pass *s, vec *d_sum, vec *h_sum, int n)
+columns(int what, float *x, const float *teacher, const struct divergence *d, const struct pass *s,
+    vec *d_sum, vec *h_sum, int n)
 {
 	vec z = vec_get_n(x, DT_F32, 0, n), y = (z - s->q.max) * s->q.scale;
 	vec t = (vec_get_n(teacher, DT_F32, 0, n) - s->p.max) * s->p.scale;
 	vec q = vec_exp(y) * s->q.inv_sum, p = vec_exp(t) * s->p.inv_sum, q1 = q, h;
-	vec f = term(kind, d, t - s->p.log_sum, y - s->q.log_sum, p, q, &h);
+	vec f = term(d, t - s->p.log_sum, y - s->q.log_sum, p, q, &h);
 
 	if (what & SUM) {
 		*d_sum += vec_first(f, n, 0);
@@ -149,9 +149,9 @@ columns(enum divergence_kind kind, int what, float *x, const float *teacher,
 }
 
 /* One pass over a row. Where it both sums and writes, sum h is known beforehand. */
-INLINE void
-row_pass(enum divergence_kind kind, int what, float *x, const float *teacher,
-    const struct divergence *d, struct pass *s, int v)
+static void
+row_pass(int what, float *x, const float *teacher, const struct divergence *d, struct pass *s,
+    int v)
 {
 	double d_sum = 0, h_sum = 0;
 	int j, end;
@@ -159,10 +159,8 @@ row_pass(enum divergence_kind kind, int what, float *x, const float *teacher,
 	for (j = 0; j < v; j = end) {
 		vec d_lanes = vec_set(0), h_lanes = vec_set(0);
 
-		for (end = j + span_size(j, v); j + W <= end; j += W)
-			columns(kind, what, x + j, teacher + j, d, s, &d_lanes, &h_lanes, W);
-		if (j < end)
-			columns(kind, what, x + j, teacher + j, d, s, &d_lanes, &h_lanes, end - j);
+		for (end = j + span_size(j, v); j < end; j += W)
+			columns(what, x + j, teacher + j, d, s, &d_lanes, &h_lanes, end - j);
 		d_sum += vec_sum(d_lanes);
 		h_sum += vec_sum(h_lanes);
 	}
@@ -172,46 +170,25 @@ row_pass(enum divergence_kind kind, int what, float *x, const float *teacher,
 		s->h_sum = (float)h_sum;
 }
 
-INLINE void
-row_kind(enum divergence_kind kind, float *x, const float *teacher, const struct divergence *d,
-    struct pass *s, int v)
-{
-	if (kind == LOSS_KD || kind == LOSS_FORWARD_KL) {
-		s->h_sum = -1;
-		if (d->tau == 1)
-			row_pass(kind, SUM | WRITE, x, teacher, d, s, v);
-		else
-			row_pass(kind, SUM | WRITE | SOFT, x, teacher, d, s, v);
-	} else {
-		row_pass(kind, SUM, x, teacher, d, s, v);
-		if (d->tau == 1)
-			row_pass(kind, WRITE, x, teacher, d, s, v);
-		else
-			row_pass(kind, WRITE | SOFT, x, teacher, d, s, v);
-	}
-}
-
 /* Returns tau^2 D; the gradient lacks the target. */
 static float
 row_dense(float *x, const float *teacher, const struct divergence *d, const struct side *q1,
     float inv_count, int v)
 {
 	struct pass s = { .q1 = *q1, .q = *q1 };
+	int soft = d->tau == 1 ? 0 : SOFT;
 
 	s.p = side(teacher, 1 / d->tau, v);
 	if (d->tau != 1)
 		s.q = side(x, 1 / d->tau, v);
 	s.c1 = inv_count * (1 - d->kd_ratio);
 	s.ck = inv_count * d->kd_ratio * d->tau;
-	switch (d->kind) {
-	case LOSS_KD: row_kind(LOSS_KD, x, teacher, d, &s, v); break;
-	case LOSS_FORWARD_KL: row_kind(LOSS_FORWARD_KL, x, teacher, d, &s, v); break;
-	case LOSS_REVERSE_KL: row_kind(LOSS_REVERSE_KL, x, teacher, d, &s, v); break;
-	case LOSS_JSD: row_kind(LOSS_JSD, x, teacher, d, &s, v); break;
-	case LOSS_SKEW_KL: row_kind(LOSS_SKEW_KL, x, teacher, d, &s, v); break;
-	case LOSS_SKEW_RKL: row_kind(LOSS_SKEW_RKL, x, teacher, d, &s, v); break;
-	case LOSS_ALPHA_BETA: row_kind(LOSS_ALPHA_BETA, x, teacher, d, &s, v); break;
-	case LOSS_CE: break;
+	if (d->kind == LOSS_KD || d->kind == LOSS_FORWARD_KL) {
+		s.h_sum = -1;
+		row_pass(SUM | WRITE | soft, x, teacher, d, &s, v);
+	} else {
+		row_pass(SUM, x, teacher, d, &s, v);
+		row_pass(WRITE | soft, x, teacher, d, &s, v);
 	}
 	return (float)((double)d->tau * d->tau * s.d);
 }
@@ -358,8 +335,8 @@ row_policy(float *x, const float *teacher, const struct side *q, float weight, f
 	const struct divergence d = { .kind = LOSS_REVERSE_KL };
 	struct pass s = { .q = *q, .p = side(teacher, q->scale, v), .c1 = weight, .ck = kl_weight };
 
-	row_pass(LOSS_REVERSE_KL, SUM, x, teacher, &d, &s, v);
-	row_pass(LOSS_REVERSE_KL, WRITE, x, teacher, &d, &s, v);
+	row_pass(SUM, x, teacher, &d, &s, v);
+	row_pass(WRITE, x, teacher, &d, &s, v);
 	return (float)s.d;
 }
 

@@ -5,7 +5,6 @@
 
 typedef __m256 vec;
 enum { LANES = 8, ROWS = 6, PAIRS = 0 };
-#define EACH_ROWS(f) f(1) f(2) f(3) f(4) f(5) f(6)
 
 static inline vec
 vec_load(const void *p)

@@ -8,7 +8,6 @@
 
 typedef __m512 vec;
 enum { LANES = 16, ROWS = 12 };		/* 12 x 32 sums in 24 of 32 registers */
-#define EACH_ROWS(f) f(1) f(2) f(3) f(4) f(5) f(6) f(7) f(8) f(9) f(10) f(11) f(12)
 
 static inline vec
 vec_load(const void *p)

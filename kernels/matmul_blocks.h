@@ -3,15 +3,16 @@
  * matmul_blocks - the three matrix products as one blocked product C = A B
  *
  * Included by kernels/matmul_MACHINE.c after the registers (vec), dot(), the
- * multiply-add, and what kernels/quant_blocks.h makes words with. Everything is in words of 32 bits along the sum: one f32, or
- * where PAIRS is 1 two bf16, whose product dot() adds up.
+ * multiply-add, and what kernels/quant_blocks.h makes words with. Everything is in
+ * words of 32 bits along the sum: one f32, or where PAIRS is 1 two bf16, whose
+ * product dot() adds up.
  *
  *	          rows of C    columns of C    sum
  *	forward   tokens       outputs         inputs
  *	dx        tokens       inputs          outputs
  *	dw        inputs       outputs         tokens
  *
- * A (activations) is packed in strips of ROWS rows, [word][ROWS]. B comes in
+ * A (activations) is packed in strips of ROWS rows at most, [word][rows]. B comes in
  * panels of PANEL columns, [word][PANEL]: the weights' own panels as they lie,
  * where their type is the word's; else a block of them is expanded or turned
  * just before its use. A tile of ROWS x PANEL sums stays in registers over a
@@ -36,8 +37,11 @@ enum {
 	PANEL_GROUP = 4,
 	TILE = ROWS * PANEL,
 	WORD = PAIRS ? 2 : 1,		/* elements of a word */
-	NARROW = 3 * 12,		/* rows that are few enough to read weights as a stream */
+	NARROW = 3 * ROWS,		/* rows that read the weights as one stream */
 	NARROW_WORDS = 1024,		/* of which this many at a time serve all strips */
+	SOON = 1024,			/* words of weights from where the only strip is */
+	AHEAD = 16,			/* words of a strip */
+	ROW_UNIT = ROWS / 3,		/* a tile has one, two or three times as many rows */
 	LINE = 64,
 	SMALL = 1 << 17,		/* multiply-adds that do not pay a second thread */
 };
@@ -54,7 +58,7 @@ struct product {
 	int rows, cols;			/* of C */
 	int sum, words;			/* length of the sum, in elements and words */
 	int group;			/* words that share a scale of B's; 0: there are no scales */
-	void (*pack_rows)(uint32_t *a, const struct product *p, int row, int rows, int word, int words);
+	void (*pack_rows)(uint32_t *a, const struct product *p, int row, int rows, int word, int words, int stride);
 	/* Returns the words of the panel at col: b, or where they lie already. */
 	const uint32_t *(*pack_cols)(uint32_t *b, const struct product *p, int col, int word, int words);
 	/* Adds a group's sums to the total: the group of the word. */
@@ -96,49 +100,23 @@ struct ahead {
 static const struct ahead nothing;
 
 static inline __attribute__((always_inline)) void
-tile(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, const struct ahead *next, int rows,
-    int stride)
+tile_word(vec sum[ROWS][2], const uint32_t *a, vec b0, vec b1, int rows)
 {
-	const char *p = next ? next->p : NULL;
-	size_t step = next ? next->step : 0;
-	int h, r, i;
+	int r;
 
-	for (h = 0; h < PANEL; h += 2 * LANES) {
-		const uint32_t *ai = a, *bi = b + h;
-		vec sum[ROWS][2], x, b0, b1;
+	#pragma GCC unroll 12
+	for (r = 0; r < rows; r++) {
+		vec x = vec_word(a + r);
 
-		#pragma GCC unroll 12
-		for (r = 0; r < rows; r++) {
-			sum[r][0] = carry ? vec_load(c + r * PANEL + h) : (vec){ 0 };
-			sum[r][1] = carry ? vec_load(c + r * PANEL + h + LANES) : (vec){ 0 };
-		}
-		#pragma GCC unroll 4
-		for (i = 0; i < words; i++, ai += stride, bi += PANEL, p += step) {
-			if (next) {
-				_mm_prefetch(p, _MM_HINT_T1);
-				_mm_prefetch(p + LINE, _MM_HINT_T1);
-			}
-			b0 = vec_load(bi);
-			b1 = vec_load(bi + LANES);
-			#pragma GCC unroll 12
-			for (r = 0; r < rows; r++) {
-				x = vec_word(ai + r);
-				sum[r][0] = dot(sum[r][0], x, b0);
-				sum[r][1] = dot(sum[r][1], x, b1);
-			}
-		}
-		#pragma GCC unroll 12
-		for (r = 0; r < rows; r++) {
-			vec_store(c + r * PANEL + h, sum[r][0]);
-			vec_store(c + r * PANEL + h + LANES, sum[r][1]);
-		}
+		sum[r][0] = dot(sum[r][0], x, b0);
+		sum[r][1] = dot(sum[r][1], x, b1);
 	}
 }
 
-/* The same where b holds pairs of bf16 and a word is one f32; words is even. */
+/* halves: b holds pairs of bf16 and a word is one f32; words is even. */
 static inline __attribute__((always_inline)) void
-tile_halves(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, const struct ahead *next, int rows,
-    int stride)
+tile(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, const struct ahead *next, int rows,
+    int halves)
 {
 	const char *p = next->p;
 	size_t step = next->step;
@@ -146,30 +124,23 @@ tile_halves(float *c, const uint32_t *a, const uint32_t *b, int words, int carry
 
 	for (h = 0; h < PANEL; h += 2 * LANES) {
 		const uint32_t *ai = a, *bi = b + h;
-		vec sum[ROWS][2], x, b0, b1;
+		vec sum[ROWS][2];
 
 		#pragma GCC unroll 12
 		for (r = 0; r < rows; r++) {
 			sum[r][0] = carry ? vec_load(c + r * PANEL + h) : (vec){ 0 };
 			sum[r][1] = carry ? vec_load(c + r * PANEL + h + LANES) : (vec){ 0 };
 		}
-		for (i = 0; i < words; i += 2, ai += 2 * stride, bi += PANEL, p += step) {
+		#pragma GCC unroll 2
+		for (i = 0; i < words; i += 1 + halves, ai += (1 + halves) * rows, bi += PANEL, p += step) {
+			vec b0 = vec_load(bi), b1 = vec_load(bi + LANES);
+
 			_mm_prefetch(p, _MM_HINT_T0);
 			_mm_prefetch(p + LINE, _MM_HINT_T0);
-			b0 = vec_load(bi);
-			b1 = vec_load(bi + LANES);
-			#pragma GCC unroll 12
-			for (r = 0; r < rows; r++) {
-				x = vec_word(ai + r);
-				sum[r][0] = dot(sum[r][0], x, vec_low(b0));
-				sum[r][1] = dot(sum[r][1], x, vec_low(b1));
-			}
-			#pragma GCC unroll 12
-			for (r = 0; r < rows; r++) {
-				x = vec_word(ai + stride + r);
-				sum[r][0] = dot(sum[r][0], x, vec_high(b0));
-				sum[r][1] = dot(sum[r][1], x, vec_high(b1));
-			}
+			_mm_prefetch(ai + AHEAD * rows, _MM_HINT_T0);
+			tile_word(sum, ai, halves ? vec_low(b0) : b0, halves ? vec_low(b1) : b1, rows);
+			if (halves)
+				tile_word(sum, ai + rows, vec_high(b0), vec_high(b1), rows);
 		}
 		#pragma GCC unroll 12
 		for (r = 0; r < rows; r++) {
@@ -181,37 +152,35 @@ tile_halves(float *c, const uint32_t *a, const uint32_t *b, int words, int carry
 
 typedef void tile_function(float *c, const uint32_t *a, const uint32_t *b, int words, int carry,
     const struct ahead *next);
-#define TILES_OF(n) \
+#define TILE_OF(name, rows, halves) \
 	static void \
-	tile_##n(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, const struct ahead *next) \
+	name(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, const struct ahead *next) \
 	{ \
-		if (next->p) \
-			tile(c, a, b, words, carry, next, n, ROWS); \
-		else \
-			tile(c, a, b, words, carry, NULL, n, ROWS); \
-	} \
-	static void \
-	halves_##n(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, const struct ahead *next) \
-	{ \
-		tile_halves(c, a, b, words, carry, next, n, ROWS); \
+		tile(c, a, b, words, carry, next, rows, halves); \
 	}
-EACH_ROWS(TILES_OF)
-#define TILE_NAME(n) [n] = tile_##n,
-#define HALVES_NAME(n) [n] = halves_##n,
-static tile_function *const tiles[] = { EACH_ROWS(TILE_NAME) };
-static tile_function *const tiles_halves[] = { EACH_ROWS(HALVES_NAME) };
+TILE_OF(tile_one, 1, 0)
+TILE_OF(tile_1, ROW_UNIT, 0)
+TILE_OF(tile_2, 2 * ROW_UNIT, 0)
+TILE_OF(tile_3, 3 * ROW_UNIT, 0)
+TILE_OF(halves_one, 1, 1)
+TILE_OF(halves_1, ROW_UNIT, 1)
+TILE_OF(halves_2, 2 * ROW_UNIT, 1)
+TILE_OF(halves_3, 3 * ROW_UNIT, 1)
 
-/* A row that is alone is packed without gaps; not so a single one that is left of several strips. */
-static void
-lone(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, const struct ahead *next)
+static tile_function *const tiles[] = { tile_one, tile_1, tile_2, tile_3 };
+static tile_function *const tiles_halves[] = { halves_one, halves_1, halves_2, halves_3 };
+
+/* Which of them serves a strip of so many rows, and the rows that it computes. */
+static inline int
+shape(int rows)
 {
-	tile(c, a, b, words, carry, next, 1, 1);
+	return rows == 1 ? 0 : (rows + ROW_UNIT - 1) / ROW_UNIT;
 }
 
-static void
-lone_halves(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, const struct ahead *next)
+static inline int
+shape_rows(int rows)
 {
-	tile_halves(c, a, b, words, carry, next, 1, 1);
+	return rows == 1 ? 1 : shape(rows) * ROW_UNIT;
 }
 
 /* Packing activations */
@@ -265,7 +234,7 @@ row_words(uint32_t stage[LANES], const struct matrix *x, int row, int word)
  * spills over the strip's width, into what is written next.
  */
 static void
-pack_turned(uint32_t *a, const struct product *p, int row, int rows, int word, int words)
+pack_turned(uint32_t *a, const struct product *p, int row, int rows, int word, int words, int stride)
 {
 	uint32_t stage[LANES][LANES];
 	const uint32_t *line[LANES];
@@ -274,7 +243,7 @@ pack_turned(uint32_t *a, const struct product *p, int row, int rows, int word, i
 	for (i = 0; i < words; i += LANES) {
 		for (r = 0; r < LANES; r++)
 			line[r] = r < rows ? row_words(stage[r], &p->x, row + r, word + i) : line[rows - 1];
-		transpose(a + i * ROWS, ROWS, line);
+		transpose(a + i * stride, stride, line);
 	}
 }
 
@@ -305,13 +274,16 @@ across(uint32_t *to, const struct matrix *x, int rows, int col, int word, int wi
 
 /* Columns row .. of x as a strip: the words run down them. */
 static void
-pack_across(uint32_t *a, const struct product *p, int row, int rows, int word, int words)
+pack_across(uint32_t *a, const struct product *p, int row, int rows, int word, int words, int stride)
 {
 	int i;
 
 	(void)rows;
 	for (i = 0; i < words; i++)
-		across(a + i * ROWS, &p->x, p->sum, row, word + i, ROWS);
+		if (stride == ROWS)
+			across(a + i * ROWS, &p->x, p->sum, row, word + i, ROWS);
+		else
+			across(a + i * stride, &p->x, p->sum, row, word + i, stride);
 }
 
 static const uint32_t *
@@ -546,7 +518,7 @@ struct place {
 struct block {
 	const struct product *p;
 	int row, row_end, strip, strips;	/* strip: rows of one */
-	int word, word_end, length;		/* the span, and words of strips in a */
+	int word, word_end;			/* the span */
 	uint32_t *a, *b;
 	float *c;
 };
@@ -564,6 +536,13 @@ group_begins(const struct product *p, int word)
 	return p->group ? word % p->group == 0 : word == 0;
 }
 
+/* The strips' words from `word` on lie together, one block of words after the other. */
+static inline uint32_t *
+strip_at(const struct block *k, int word, int words, int strip)
+{
+	return k->a + ((size_t)(word - k->word) * (size_t)k->strips + (size_t)words * (size_t)strip) * (size_t)k->strip;
+}
+
 /* One panel times all strips, while what comes next is fetched: the next panel's words, or c to be added to. */
 static void
 block_panel(const struct block *k, const struct place *at, const struct place *next, float *sums)
@@ -574,14 +553,16 @@ block_panel(const struct block *k, const struct place *at, const struct place *n
 
 	for (s = 0; s < k->strips; s++, sums += carried(p)) {
 		int row = k->row + s * k->strip, rows = min(k->strip, k->row_end - row);
-		const uint32_t *a = k->a + ((size_t)s * (size_t)k->length + (size_t)(at->word - k->word)) * ROWS;
 		struct ahead ahead = nothing;
 
 		if (next->words)
 			ahead = p->ahead(p, next->col, next->word, next->words, s);
 		if (last && !ahead.p && p->finish == finish_gradient)
 			ahead = ahead_gradient(p, at->col, row, at->words);
-		tiles[rows](sums, a, b, at->words, !group_begins(p, at->word), &ahead);
+		if (!ahead.p)
+			ahead = (struct ahead){ (char *)(sums + carried(p)), TILE * sizeof *sums / (size_t)at->words + 1 };
+		tiles[shape(rows)](sums, strip_at(k, at->word, at->words, s), b, at->words, !group_begins(p, at->word),
+		    &ahead);
 		if (p->group && at->word < p->group)
 			memset(sums + TILE, 0, TILE * sizeof *sums);
 		if (p->group && (last || group_begins(p, at->word + at->words)))
@@ -625,15 +606,19 @@ static void
 block_pack(const struct block *k)
 {
 	const struct product *p = k->p;
-	int step = p->pack_rows == pack_across ? LANES : k->word_end - k->word, word, s;
+	int at, words, word, s, step;
 
-	for (word = k->word; word < k->word_end; word += step)
-		for (s = 0; s < k->strips; s++) {
-			int row = k->row + s * k->strip;
+	for (at = k->word; at < k->word_end; at += words) {
+		words = block_words(k, at);
+		step = p->pack_rows == pack_across ? LANES : words;
+		for (word = 0; word < words; word += step)
+			for (s = 0; s < k->strips; s++) {
+				int row = k->row + s * k->strip, rows = min(k->strip, k->row_end - row), stride = shape_rows(rows);
 
-			p->pack_rows(k->a + ((size_t)s * (size_t)k->length + (size_t)(word - k->word)) * ROWS, p, row,
-			    min(k->strip, k->row_end - row), word, min(step, k->word_end - word));
-		}
+				p->pack_rows(strip_at(k, at, words, s) + word * stride, p, row, rows, at + word,
+				    min(step, words - word), stride);
+			}
+	}
 }
 
 static void
@@ -641,7 +626,7 @@ product_part(const struct product *p, const struct part *part, int strip)
 {
 	int span = even_cut(p->words, WORD_SPAN, PANEL), step = even_cut(part->row_end - part->row, ROW_BLOCK, strip);
 	int panels = (part->col_end - part->col + PANEL - 1) / PANEL, c;
-	struct block k = { .p = p, .strip = strip, .length = span };
+	struct block k = { .p = p, .strip = strip };
 	size_t a, b = (size_t)(WORD_BLOCK + LANES) * PANEL, sums;
 
 	if (panels == 0 || step == 0)
@@ -666,12 +651,6 @@ product_part(const struct product *p, const struct part *part, int strip)
 	}
 }
 
-static size_t
-strip_words(const struct product *p)
-{
-	return (size_t)(p->words + LANES) * ROWS;
-}
-
 /*
  * A few rows: the weights are one stream from memory, fetched early enough to
  * come in while the sums go on, and used as they are.
@@ -680,50 +659,47 @@ static void
 narrow_panel(const struct product *p, const uint32_t *a, int strip, int col)
 {
 	int halves = !PAIRS && p->w->type == DT_BF16, strips = (p->rows + strip - 1) / strip;
-	int word, row, step = strips > 1 ? NARROW_WORDS : p->words;
+	int step = strips > 1 ? NARROW_WORDS : p->words, word, words, s;
 	const uint32_t *b = panel_words(p->w, col);
 	float c[NARROW * PANEL];
 
-	for (word = 0; word < p->words; word += step) {
-		int words = min(step, p->words - word);
-		size_t size = (size_t)(halves ? words / 2 : words) * PANEL;
-		const char *next = (const char *)(b + (strips > 1 ? size : NARROW_WORDS));
+	for (word = 0; word < p->words; word += words) {
+		size_t size;
 
-		for (row = 0; row < p->rows; row += strip) {
-			int rows = min(strip, p->rows - row), s = row / strip;
-			struct ahead ahead = { next + (size_t)s * size * sizeof *b / (size_t)strips,
-			    PANEL * sizeof *b / (size_t)strips };
-			tile_function *f = p->rows == 1 ? halves ? lone_halves : lone :
-			    (halves ? tiles_halves : tiles)[rows];
+		words = min(step, p->words - word);
+		size = (size_t)(halves ? words / 2 : words) * PANEL;
+		for (s = 0; s < strips; s++) {
+			int rows = min(strip, p->rows - s * strip);
+			struct ahead ahead = { (const char *)(b + (strips > 1 ? size + (size_t)s * size / (size_t)strips :
+			    SOON)), PANEL * sizeof *b / (size_t)strips };
 
-			f(c + row * PANEL, a + (size_t)s * strip_words(p) + (size_t)word * (p->rows == 1 ? 1 : ROWS), b, words,
-			    word > 0, &ahead);
+			(halves ? tiles_halves : tiles)[shape(rows)](c + s * strip * PANEL, a + (size_t)(s * strip) *
+			    (size_t)p->words + (size_t)(word * shape_rows(rows)), b, words, word > 0, &ahead);
 		}
 		b += size;
 	}
 	p->finish(p, c, 0, p->rows, col);
 }
 
-/* All rows in `strips` strips; one that is alone has no gaps. Valid until the thread's next scratch(). */
+/* All rows in strips. Valid until the thread's next scratch(). */
 static uint32_t *
-narrow_pack(const struct product *p, int strip, int strips)
+narrow_pack(const struct product *p, int strip)
 {
-	uint32_t *a = scratch(((size_t)strips * strip_words(p) + LANES * ROWS) * sizeof *a), stage[LANES];
-	int i, s;
+	int strips = (p->rows + strip - 1) / strip, s;
+	uint32_t *a = scratch(((size_t)(strips * strip) * (size_t)p->words + LANES * LANES) * sizeof *a);
 
-	if (p->rows == 1)
-		for (i = 0; i < p->words; i += LANES)
-			memcpy(a + i, row_words(stage, &p->x, 0, i), sizeof stage);
-	else
-		for (s = 0; s < strips; s++)
-			pack_turned(a + (size_t)s * strip_words(p), p, s * strip, min(strip, p->rows - s * strip), 0, p->words);
+	for (s = 0; s < strips; s++) {
+		int rows = min(strip, p->rows - s * strip);
+
+		pack_turned(a + (size_t)(s * strip) * (size_t)p->words, p, s * strip, rows, 0, p->words, shape_rows(rows));
+	}
 	return a;
 }
 
 static void
 narrow_part(const struct product *p, const struct part *part, int strip)
 {
-	uint32_t *a = narrow_pack(p, strip, (p->rows + strip - 1) / strip);
+	uint32_t *a = narrow_pack(p, strip);
 	int col;
 
 	for (col = part->col; col < part->col_end; col += PANEL)
@@ -762,9 +738,9 @@ part_of(const struct product *p, int strip, int thread, int threads)
 
 typedef void part_function(const struct product *p, const struct part *part, int strip);
 static void
-product_run(const struct product *p, part_function *run, int strip)
+product_run(const struct product *p, part_function *run)
 {
-	int pays = (double)p->rows * p->cols * p->words > SMALL;
+	int pays = (double)p->rows * p->cols * p->words > SMALL, strip = even_cut(p->rows, ROWS, ROW_UNIT);
 
 	#pragma omp parallel if (pays)
 	{
@@ -786,7 +762,7 @@ forward_panels(void *y, enum dtype ytype, const void *x, enum dtype xtype, const
 		.ahead = ahead_panel, .x = { x, xtype, w->k }, .w = w, .b = b, .y = y, .ytype = ytype, .accumulate = accumulate,
 	};
 
-	product_run(&p, m <= NARROW ? narrow_part : product_part, even_cut(m, ROWS, 1));
+	product_run(&p, m <= NARROW ? narrow_part : product_part);
 }
 
 #include "kernels/quant_blocks.h"
@@ -808,7 +784,7 @@ backward_x(void *dx, enum dtype dxtype, const void *dy, enum dtype dytype, const
 		.ahead = ahead_turned, .x = { dy, dytype, n }, .w = w, .y = dx, .ytype = dxtype, .accumulate = accumulate,
 	};
 
-	product_run(&p, product_part, even_cut(m, ROWS, 1));
+	product_run(&p, product_part);
 }
 
 static void
@@ -826,6 +802,6 @@ backward_w(float *dw, const struct weight *w, const void *dy, enum dtype dytype,
 		p.words = (p.sum + WORD - 1) / WORD;
 		p.x.data = matrix_at(&p.x, row ? step : 0, 0);
 		p.dy.data = matrix_at(&p.dy, row ? step : 0, 0);
-		product_run(&p, product_part, even_cut(w->k, ROWS, 2));
+		product_run(&p, product_part);
 	}
 }

@@ -81,10 +81,8 @@ panel_codes(uint32_t *b, const struct product *p, int col, int word, int words)
 
 	if (q->bits == 4 && !q->asymmetric)
 		expand(b, p, col, word, words, 4, 0);
-	else if (q->bits == 4)
-		expand(b, p, col, word, words, 4, 1);
 	else
-		expand(b, p, col, word, words, 8, q->asymmetric);
+		expand(b, p, col, word, words, q->bits, q->asymmetric);
 	return b;
 }
 
@@ -130,10 +128,10 @@ lane_of(const struct codes *k, int v)
 	return (k->h + v * LANES) % PANEL;
 }
 
-/* A strip of rows, x [words][stride], times a group of so many vectors of outputs: total [panels][rows][PANEL]. */
+/* A strip of rows, x [words][rows], times a group of so many vectors of outputs: total [panels][rows][PANEL]. */
 static inline __attribute__((always_inline)) void
 stream_group(float *total, const uint32_t *x, const struct codes *k, int words, int bits, int asymmetric, int rows,
-    int stride, int vectors)
+    int vectors)
 {
 	size_t head = (size_t)PANEL * 2 * (asymmetric ? 2 : 1), unit = (size_t)QUANT_WORD * PANEL * (size_t)bits / 8;
 	vec sum[ROWS][4], zero[4], scale;
@@ -146,7 +144,7 @@ stream_group(float *total, const uint32_t *x, const struct codes *k, int words, 
 		for (r = 0; r < rows; r++)
 			sum[r][v] = (vec){ 0 };
 	}
-	for (word = 0; word < words; word += UNIT, head += unit, x += UNIT * stride) {
+	for (word = 0; word < words; word += UNIT, head += unit, x += UNIT * rows) {
 		#pragma GCC unroll 8
 		for (i = 0; i < vectors * LANES * bits; i += LINE)
 			_mm_prefetch(panel_of(k, i / (LANES * bits)) + head + k->h % PANEL * bits + i % (PANEL * bits) + FETCH,
@@ -160,7 +158,7 @@ stream_group(float *total, const uint32_t *x, const struct codes *k, int words, 
 				w[v] = code_word(panel_of(k, v) + head, bits, i, lane_of(k, v), asymmetric ? &zero[v] : NULL);
 			#pragma GCC unroll 12
 			for (r = 0; r < rows; r++) {
-				xi = vec_word(x + i * stride + r);
+				xi = vec_word(x + i * rows + r);
 				#pragma GCC unroll 4
 				for (v = 0; v < vectors; v++)
 					sum[r][v] = dot(sum[r][v], xi, w[v]);
@@ -180,7 +178,7 @@ stream_group(float *total, const uint32_t *x, const struct codes *k, int words, 
 
 /* All groups of the panels from col on. Four chains hide the latency of one row; of more, two vectors fill the registers. */
 static inline __attribute__((always_inline)) void
-stream(float *c, const struct product *p, const uint32_t *x, int col, int bits, int asymmetric, int rows, int stride,
+stream(float *c, const struct product *p, const uint32_t *x, int col, int bits, int asymmetric, int rows,
     int panels)
 {
 	const int vectors = rows == 1 && panels * PANEL >= 4 * LANES ? 4 : 2;
@@ -193,7 +191,7 @@ stream(float *c, const struct product *p, const uint32_t *x, int col, int bits, 
 
 		#pragma GCC unroll 4
 		for (k.h = 0; k.h < panels * PANEL; k.h += vectors * LANES)
-			stream_group(c, x + word * stride, &k, words, bits, asymmetric, rows, stride, vectors);
+			stream_group(c, x + word * rows, &k, words, bits, asymmetric, rows, vectors);
 		k.group += quant_head(&p->w->quant) + quant_codes(&p->w->quant, words * WORD);
 	}
 }
@@ -207,25 +205,21 @@ typedef void stream_function(float *c, const struct product *p, const uint32_t *
 		\
 		if (q->bits == 4 && !q->asymmetric) \
 			stream(c, p, x, col, 4, 0, __VA_ARGS__); \
-		else if (q->bits == 4) \
-			stream(c, p, x, col, 4, 1, __VA_ARGS__); \
-		else if (!q->asymmetric) \
-			stream(c, p, x, col, 8, 0, __VA_ARGS__); \
 		else \
-			stream(c, p, x, col, 8, 1, __VA_ARGS__); \
+			stream(c, p, x, col, q->bits, q->asymmetric, __VA_ARGS__); \
 	}
-#define STREAM_STRIP(n) STREAM(stream_##n, n, ROWS, 1)
-#define STREAM_NAME(n) [n] = stream_##n,
-EACH_ROWS(STREAM_STRIP)
-STREAM(stream_lone, 1, 1, 1)
-STREAM(stream_side_by_side, 1, 1, STREAMS)
-static stream_function *const streams[] = { EACH_ROWS(STREAM_NAME) };
+STREAM(stream_one, 1, 1)
+STREAM(stream_side_by_side, 1, STREAMS)
+STREAM(stream_1, ROW_UNIT, 1)
+STREAM(stream_2, 2 * ROW_UNIT, 1)
+STREAM(stream_3, 3 * ROW_UNIT, 1)
+static stream_function *const streams[] = { stream_one, stream_1, stream_2, stream_3 };
 
 /* A thread's share of the panels: one row takes STREAMS at once, and each strip reads the codes again, from the cache. */
 static void
 stream_part(const struct product *p, const struct part *part, int strip)
 {
-	const uint32_t *x = narrow_pack(p, strip, (p->rows + strip - 1) / strip);
+	const uint32_t *x = narrow_pack(p, strip);
 	float c[ROWS * PANEL];		/* ROWS > STREAMS */
 	int i, row, col, side;
 
@@ -234,9 +228,7 @@ stream_part(const struct product *p, const struct part *part, int strip)
 		for (row = 0; row < p->rows; row += strip) {
 			int rows = min(strip, p->rows - row);
 
-			stream_function *f = p->rows > 1 ? streams[rows] : side == 1 ? stream_lone : stream_side_by_side;
-
-			f(c, p, x + (size_t)(row / strip) * strip_words(p), col);
+			(side > 1 ? stream_side_by_side : streams[shape(rows)])(c, p, x + (size_t)row * (size_t)p->words, col);
 			for (i = 0; i < side; i++)
 				p->finish(p, c + i * rows * PANEL, row, rows, col + i * PANEL);
 		}
@@ -271,6 +263,6 @@ forward_quantised(void *y, enum dtype ytype, const void *x, enum dtype xtype, co
 		.accumulate = accumulate,
 	};
 
-	product_run(&p, m <= NARROW ? stream_part : product_part, even_cut(m, ROWS, 1));
+	product_run(&p, m <= NARROW ? stream_part : product_part);
 	free_cpu(turned);
 }

@@ -62,7 +62,7 @@ span_sum(const float *x, int n, float max, float scale)
 	return vec_sum(a + b);
 }
 
-INLINE float
+static inline float
 row_max(const float *x, int v)
 {
 	float max = -FLT_MAX, m;
@@ -75,7 +75,7 @@ row_max(const float *x, int v)
 	return max;
 }
 
-INLINE struct total
+static inline struct total
 row_total(const float *x, float scale, int v)
 {
 	struct total t = { -FLT_MAX, 0 };
@@ -94,7 +94,7 @@ row_total(const float *x, float scale, int v)
 }
 
 /* y = factor exp((x - max) scale), in place too. */
-INLINE void
+static inline void
 row_exp(float *y, const float *x, float max, float scale, float factor, int v)
 {
 	int j = 0;

@@ -61,7 +61,7 @@ tile_rows(float *c, int ldc, const float *a, int rs, int cs, const float *b, int
 }
 
 /* c[m][width] (+)= a[m][k] b[k][width]; width is a multiple of W. */
-INLINE void
+static inline void
 tile_product(float *c, int ldc, const float *a, int rs, int cs, const float *b, int ldb, int m,
     int width, int k, int accumulate)
 {
@@ -93,7 +93,7 @@ tile_flip(vec *r)
 }
 
 /* y[k][ldy] = x[n][ldx] transposed; both are padded to multiples of W. */
-INLINE void
+static inline void
 tile_transpose(float *y, int ldy, const float *x, int ldx, int n, int k)
 {
 	int i, j, l;
