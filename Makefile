@@ -6,6 +6,7 @@
 #   make english DATA=dolly.jsonl TEACHER=dir STUDENT=dir    an experiment: see pipelines/*.mk
 #   make conformance   hold the tools to a kit of reference values; KIT=dir names another kit
 #   make test-cuda     on a GPU: every operation against ref, the kit, the demo
+#   make cot           a student that thinks is reinforced by what its programs do (pipelines/cot.mk)
 #   make minillm, make seqkd    the student learns from its own replies, or from its teacher's
 #   make test-emulated the CUDA kernels on the CPU, slowly: every operation against ref
 #   make bench         speed against the machine's ceilings (tests/bench/README.md)
@@ -219,7 +220,8 @@ $(BUILD)/%: $(BUILD)/tests/fuzz/%.o $(LIB) $(KERNELS)
 # cppcheck stumbles over some C11, takes logs of 0 for errors, and loses sight of arrays that loops fill.
 lint: deps-dev
 	mandoc -T lint -W warning man/*.[0-9]
-	shellcheck tests/run tests/soak tests/hostile/stream tests/bench/run tests/fuzz/run tests/*.bash pipelines/table .ci/run
+	shellcheck tests/run tests/soak tests/hostile/stream tests/bench/run tests/fuzz/run tests/*.bash \
+		pipelines/table pipelines/solved pipelines/reward-curves .ci/run
 	cppcheck -q --std=c11 --error-exitcode=1 --library=tests/cppcheck.cfg --enable=warning \
 		$(addprefix --suppress=,internalAstError invalidFunctionArg uninitvar) -I. lib bin kernels samples tests
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/clang BIN=$(BUILD)/clang/bin NVCC= CC=clang CFLAGS='-O1 -Werror' all

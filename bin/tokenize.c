@@ -35,7 +35,7 @@ static int max_prompt = 256, max_length = 512, learn_prompt, skip_bad, decode;
 static const struct poptOption options[] = {
 	{ "model", 'm', POPT_ARG_STRING, &model, 0, "directory with the tokenizer", "DIR" },
 	{ "template", 't', POPT_ARG_STRING, &template, 0,
-	    "dolly, dolly-es, bugnet, pytorrent, chat, or the path of a template file", "NAME" },
+	    "dolly, dolly-es, bugnet, pytorrent, cot, chat, or the path of a template file", "NAME" },
 	{ "text", '\0', POPT_ARG_STRING, &field, 0,
 	    "no template: all of FIELD is to be learnt, in windows of --max-length", "FIELD" },
 	{ "max-prompt", '\0', POPT_ARG_INT | POPT_ARGFLAG_SHOW_DEFAULT, &max_prompt, 0,
