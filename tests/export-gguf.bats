@@ -8,14 +8,16 @@ load fixture
 setup_file() {
 	fixture "$BATS_FILE_TMPDIR/fixture"
 	cd "$BATS_FILE_TMPDIR/fixture" || return
-	jq '.torch_dtype = "bfloat16" | del(.dtype) | .hidden_size = 32 | .intermediate_size = 96' config >wide
+	jq '.torch_dtype = "bfloat16" | del(.dtype, .head_dim) | .hidden_size = 32 | .intermediate_size = 96' config >wide
+	jq 'del(.head_dim) | .hidden_size = 8 | .intermediate_size = 8' config >narrow
+	init-model -q --tokenizer model -o narrow.model narrow
 	init-model -q --tokenizer model -o wide.model wide
 	init-model -q -o bare wide
 }
 
 setup() {
-	cd "$BATS_FILE_TMPDIR/fixture" || return
-	rm -f out out.*
+	cp -r "$BATS_FILE_TMPDIR/fixture/." "$BATS_TEST_TMPDIR"
+	cd "$BATS_TEST_TMPDIR" || return
 }
 
 size() {
@@ -45,8 +47,8 @@ size() {
 }
 
 @test "rows that are no multiple of a block stay f16" {
-	export-gguf -m model -t f16 -o out.f16
-	export-gguf -m model -t q8_0 -o out.q8_0
+	export-gguf -m narrow.model -t f16 -o out.f16
+	export-gguf -m narrow.model -t q8_0 -o out.q8_0
 	[ "$(size out.f16)" -eq "$(size out.q8_0)" ]
 }
 
