@@ -4,6 +4,7 @@
 #   make demo          train, distill and score on samples/, print the table, draw the curves
 #   make test          build and run every test; make test T=tests/rouge.bats runs one file
 #   make english DATA=dolly.jsonl TEACHER=dir STUDENT=dir    an experiment: see pipelines/*.mk
+#   make quantise      a model in 8, 4 and 3 bits beside itself: pipelines/quantise.mk
 #   make conformance   hold the tools to a kit of reference values; KIT=dir names another kit
 #   make test-cuda     on a GPU: every operation against ref, the kit, the demo
 #   make cot           a student that thinks is reinforced by what its programs do (pipelines/cot.mk)
@@ -221,7 +222,7 @@ $(BUILD)/%: $(BUILD)/tests/fuzz/%.o $(LIB) $(KERNELS)
 lint: deps-dev
 	mandoc -T lint -W warning man/*.[0-9]
 	shellcheck tests/run tests/soak tests/hostile/stream tests/bench/run tests/fuzz/run tests/*.bash \
-		pipelines/table pipelines/solved pipelines/reward-curves .ci/run
+		pipelines/table pipelines/weigh pipelines/weights pipelines/solved pipelines/reward-curves .ci/run
 	cppcheck -q --std=c11 --error-exitcode=1 --library=tests/cppcheck.cfg --enable=warning \
 		$(addprefix --suppress=,internalAstError invalidFunctionArg uninitvar) -I. lib bin kernels samples tests
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/clang BIN=$(BUILD)/clang/bin NVCC= CC=clang CFLAGS='-O1 -Werror' all
