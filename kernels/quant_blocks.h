@@ -17,7 +17,7 @@
 enum {
 	UNIT = QUANT_WORD / WORD,	/* words of the inputs that lie together */
 	STREAMS = 4 * LANES / PANEL,	/* panels at once for one row */
-	FETCH = 4096,			/* bytes ahead */
+	FETCH = 2048,			/* bytes ahead */
 };
 
 /* Word `word` of the unit of codes at p, of LANES outputs from h on; zero NULL: symmetric. */
