@@ -13,34 +13,8 @@ struct row {
 	double *w, *stale;	/* [k]; as it was when the block began */
 };
 
-struct grid { double s, z; };
-
 static double
-code(const struct gptq *g, double w, struct grid grid)
-{
-	double q = nearbyint(w / grid.s) + grid.z, max = (1 << g->bits) - 1;
-
-	return q < 0 ? 0 : q > max ? max : q;
-}
-
-/* The grid of a group whose columns are min, max, and the one of largest magnitude. */
-static struct grid
-range(const struct gptq *g, double lo, double hi, double widest)
-{
-	double max = (1 << g->bits) - 1, middle = 1 << (g->bits - 1), a = fmax(-lo, hi), z;
-
-	if (lo == 0 && hi == 0)
-		return (struct grid){ 2 / max, g->sym ? middle : nearbyint(max / 2) };
-	if (g->sym)
-		return (struct grid){ g->signs ? -widest / middle : 2 * a / max, middle };
-	z = nearbyint(-lo / ((hi - lo) / max));
-	if (z < g->least_zero)
-		return (struct grid){ hi / (max - g->least_zero), g->least_zero };
-	return (struct grid){ (hi - lo) / max, z };
-}
-
-static double
-loss(const struct row *r, const double *w, int group, int from, int to, struct grid grid)
+loss(const struct row *r, const double *w, int group, int from, int to, struct gptq_grid grid)
 {
 	const struct gptq *g = r->g;
 	double sum = 0;
@@ -48,19 +22,19 @@ loss(const struct row *r, const double *w, int group, int from, int to, struct g
 
 	for (j = from; j < to; j++)
 		if (g->group[g->order[j]] == group)
-			sum += pow(fabs(w[j] - grid.s * (code(g, w[j], grid) - grid.z)), g->mse);
+			sum += pow(fabs(w[j] - grid.s * (gptq_code(g, w[j], grid) - grid.z)), g->mse);
 	return sum;
 }
 
-static struct grid
-search(const struct row *r, const double *w, int group, int from, int to, struct grid grid)
+static struct gptq_grid
+search(const struct row *r, const double *w, int group, int from, int to, struct gptq_grid grid)
 {
 	double least = loss(r, w, group, from, to, grid);
-	struct grid best = grid;
+	struct gptq_grid best = grid;
 	int p;
 
 	for (p = 99; p > 20; p--) {
-		struct grid narrow = { grid.s * p / 100, grid.z };
+		struct gptq_grid narrow = { grid.s * p / 100, grid.z };
 		double sum = loss(r, w, group, from, to, narrow);
 
 		if (sum < least) {
@@ -78,7 +52,7 @@ take(const struct row *r, const double *w, int group, int from, int to)
 	const struct gptq *g = r->g;
 	size_t at = (size_t)group * (size_t)g->stride + (size_t)r->o;
 	double lo = 0, hi = 0, widest = 0;
-	struct grid grid;
+	struct gptq_grid grid;
 	int j;
 
 	for (j = from; j < to; j++)
@@ -87,7 +61,7 @@ take(const struct row *r, const double *w, int group, int from, int to)
 			hi = fmax(hi, w[j]);
 			widest = fabs(w[j]) > fabs(widest) ? w[j] : widest;
 		}
-	grid = range(g, lo, hi, widest);
+	grid = gptq_range(g, lo, hi, widest);
 	if (g->mse > 0)
 		grid = search(r, w, group, from, to, grid);
 	g->scales[at] = g->rounded ? gptq_round_scale((float)grid.s) : (float)grid.s;
@@ -101,8 +75,8 @@ column(const struct row *r, int j)
 	const struct gptq *g = r->g;
 	size_t k = (size_t)g->k, i = (size_t)g->order[j], at = (size_t)g->group[i] * (size_t)g->stride + (size_t)r->o;
 	const float *u = g->u + (size_t)j * k;
-	struct grid grid = { g->scales[at], g->zeros[at] };
-	double q = code(g, r->w[j], grid), e = (r->w[j] - grid.s * (q - grid.z)) / u[j];
+	struct gptq_grid grid = { g->scales[at], g->zeros[at] };
+	double q = gptq_code(g, r->w[j], grid), e = (r->w[j] - grid.s * (q - grid.z)) / u[j];
 	int c;
 
 	g->q[i * (size_t)g->stride + (size_t)r->o] = (uint8_t)q;

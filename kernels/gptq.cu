@@ -13,20 +13,8 @@
 
 enum { THREADS = 256, NARROWEST = 21 };
 
-struct grid {
-	double s, z;
-};
-
 static __device__ inline double
-code(const struct gptq *g, double w, struct grid grid)
-{
-	double q = nearbyint(w / grid.s) + grid.z, max = (1 << g->bits) - 1;
-
-	return q < 0 ? 0 : q > max ? max : q;
-}
-
-static __device__ inline double
-left_over(double w, double q, struct grid grid)
+left_over(double w, double q, struct gptq_grid grid)
 {
 	return __dsub_rn(w, __dmul_rn(grid.s, q - grid.z));
 }
@@ -41,22 +29,6 @@ rounded_scale(float s)
 	return isinf(h) ? copysignf(65504, s) : h;
 }
 
-/* kernels/gptq.c, range() */
-static __device__ struct grid
-range(const struct gptq *g, double lo, double hi, double widest)
-{
-	double max = (1 << g->bits) - 1, middle = 1 << (g->bits - 1), a = fmax(-lo, hi), z;
-
-	if (lo == 0 && hi == 0)
-		return (struct grid){ 2 / max, g->sym ? middle : nearbyint(max / 2) };
-	if (g->sym)
-		return (struct grid){ g->signs ? -widest / middle : 2 * a / max, middle };
-	z = nearbyint(-lo / ((hi - lo) / max));
-	if (z < g->least_zero)
-		return (struct grid){ hi / (max - g->least_zero), (double)g->least_zero };
-	return (struct grid){ (hi - lo) / max, z };
-}
-
 static __device__ inline int
 is_of(const struct gptq *g, int j, int group)
 {
@@ -68,19 +40,19 @@ struct smallest {
 };
 
 /* Of the widths 100 .. 21 percent, one a thread, the first with the least loss. */
-static __device__ struct grid
-search(const struct gptq *g, const double *w, int group, int from, int to, struct grid grid)
+static __device__ struct gptq_grid
+search(const struct gptq *g, const double *w, int group, int from, int to, struct gptq_grid grid)
 {
 	int percent = 100 - (int)threadIdx.x, best;
-	struct grid narrow = { grid.s * percent / 100, grid.z };
+	struct gptq_grid narrow = { grid.s * percent / 100, grid.z };
 	double sum = percent < NARROWEST ? INFINITY : 0, least;
 
 	for (int j = from; j < to && percent >= NARROWEST; j++)
 		if (is_of(g, j, group))
-			sum += pow(fabs(left_over(w[j], code(g, w[j], narrow), narrow)), (double)g->mse);
+			sum += pow(fabs(left_over(w[j], gptq_code(g, w[j], narrow), narrow)), (double)g->mse);
 	least = block_reduce(sum, smallest());
 	best = block_reduce(sum == least ? percent : 0, largest());
-	return (struct grid){ grid.s * best / 100, grid.z };
+	return (struct gptq_grid){ grid.s * best / 100, grid.z };
 }
 
 /* The grid of a group, whose columns lie between from and to. */
@@ -89,7 +61,7 @@ take(const struct gptq *g, int o, const double *w, int group, int from, int to)
 {
 	size_t at = (size_t)group * g->n + o;
 	double lo = 0, hi = 0, widest;
-	struct grid grid;
+	struct gptq_grid grid;
 	int first = g->k;
 
 	for (int j = from + (int)threadIdx.x; j < to; j += THREADS)
@@ -104,7 +76,7 @@ take(const struct gptq *g, int o, const double *w, int group, int from, int to)
 		if (first == g->k && is_of(g, j, group) && fabs(w[j]) == widest)
 			first = j;
 	first = block_reduce(first, smallest());
-	grid = range(g, lo, hi, widest > 0 && first < g->k ? w[first] : 0);
+	grid = gptq_range(g, lo, hi, widest > 0 && first < g->k ? w[first] : 0);
 	if (g->mse > 0)
 		grid = search(g, w, group, from, to, grid);
 	if (threadIdx.x == 0) {
@@ -120,8 +92,8 @@ column(const struct gptq *g, int o, double *w, int j)
 {
 	size_t i = (size_t)g->order[j], at = (size_t)g->group[i] * g->n + o;
 	const float *u = g->u + (size_t)j * g->k;
-	struct grid grid = { g->scales[at], (double)g->zeros[at] };
-	double q = code(g, w[j], grid), e = left_over(w[j], q, grid) / u[j];
+	struct gptq_grid grid = { g->scales[at], (double)g->zeros[at] };
+	double q = gptq_code(g, w[j], grid), e = left_over(w[j], q, grid) / u[j];
 
 	if (threadIdx.x == 0)
 		g->q[i * g->n + o] = (uint8_t)q;

@@ -19,6 +19,33 @@ gptq_round_scale(float s)
 	return isinf(h) ? copysignf(65504, s) : h;
 }
 
+/* Scale and zero of a group: a weight is s (code - z). */
+struct gptq_grid { double s, z; };
+
+DEVICE static inline double
+gptq_code(const struct gptq *g, double w, struct gptq_grid grid)
+{
+	double q = nearbyint(w / grid.s) + grid.z, max = (1 << g->bits) - 1;
+
+	return q < 0 ? 0 : q > max ? max : q;
+}
+
+/* The grid of a group whose columns are min, max, and the one of largest magnitude. */
+DEVICE static inline struct gptq_grid
+gptq_range(const struct gptq *g, double lo, double hi, double widest)
+{
+	double max = (1 << g->bits) - 1, middle = 1 << (g->bits - 1), a = fmax(-lo, hi), z;
+
+	if (lo == 0 && hi == 0)
+		return (struct gptq_grid){ 2 / max, g->sym ? middle : nearbyint(max / 2) };
+	if (g->sym)
+		return (struct gptq_grid){ g->signs ? -widest / middle : 2 * a / max, middle };
+	z = nearbyint(-lo / ((hi - lo) / max));
+	if (z < g->least_zero)
+		return (struct gptq_grid){ hi / (max - g->least_zero), (double)g->least_zero };
+	return (struct gptq_grid){ (hi - lo) / max, z };
+}
+
 /* The first column, in the order, behind the group of column j. */
 DEVICE static inline int
 gptq_group_end(const struct gptq *g, int j)
