@@ -317,6 +317,18 @@ stream_reserved(const char *name)
 	return at ? json_object_iter_key(at) : NULL;
 }
 
+int
+header_has(const json_t *header, const char *name)
+{
+	const json_t *field;
+	size_t i;
+
+	json_array_foreach(json_object_get(header, "fields"), i, field)
+		if (!strcmp(json_string_value(json_object_get(field, "name")), name))
+			return 1;
+	return 0;
+}
+
 void
 header_field(json_t *header, const char *name, enum dtype type, int ntrailing,
     const uint64_t *trailing)

@@ -61,6 +61,8 @@ json_t *header_new(const char *type, const struct stream_in *from, const struct 
 /* The name again when a tensor of some type has it, so that no text should; else NULL. */
 const char *stream_reserved(const char *name);
 void header_field(json_t *header, const char *name, enum dtype type, int ntrailing, const uint64_t *trailing);
+/* Whether records have a tensor of that name. */
+int header_has(const json_t *header, const char *name);
 
 /*
  * Reading. `path` NULL is stdin. `want` lists the accepted types, "tokens|rollouts".

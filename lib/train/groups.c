@@ -52,18 +52,6 @@ read_sampling(struct groups *g, const json_t *header)
 		die("%s has steps of no records", stream_name(g->in));
 }
 
-static int
-has_field(const json_t *header, const char *name)
-{
-	size_t i;
-	json_t *field;
-
-	json_array_foreach(json_object_get(header, "fields"), i, field)
-		if (!strcmp(json_string_value(json_object_get(field, "name")), name))
-			return 1;
-	return 0;
-}
-
 void
 groups_open(struct groups *g, struct stream_in *in, int vocab, int batch)
 {
@@ -73,7 +61,7 @@ groups_open(struct groups *g, struct stream_in *in, int vocab, int batch)
 	data_open(&g->data, in, 0, 0, 1);
 	read_rewards(g, header);
 	read_sampling(g, header);
-	g->has_ref = has_field(header, "ref_logp");
+	g->has_ref = header_has(header, "ref_logp");
 	g->index = json_object();
 }
 

@@ -102,8 +102,7 @@ accumulate(struct loop *l, struct sums *sums)
 		bad = trainer_run(&l->trainer, &r->optimizer.gradients, run_seed(r),
 		    r->at.micro + (uint32_t)sums->micro++, sums);
 		if (bad)
-			die("the loss is not finite at step %ld, record '%s'; '%s' is as it was last saved",
-			    r->at.step + 1, bad, r->recipe->output);
+			run_not_finite(r, bad);
 	}
 	run_share(r, sums);
 	return r->at.records > begin;

@@ -156,18 +156,6 @@ judge(struct online *l)
 	}
 }
 
-static int
-has_field(const struct stream_in *in, const char *name)
-{
-	const json_t *fields = json_object_get(stream_header(in), "fields"), *field;
-	size_t i;
-
-	json_array_foreach(fields, i, field)
-		if (!strcmp(json_string_value(json_object_get(field, "name")), name))
-			return 1;
-	return 0;
-}
-
 static void
 value_tokens(struct online *l)
 {
@@ -182,7 +170,7 @@ value_tokens(struct online *l)
 	if (!n)
 		return;
 	collect(l, l->old, "model_logp");
-	if (has_field(l->job->in, "teacher_logp"))
+	if (header_has(stream_header(l->job->in), "teacher_logp"))
 		collect(l, l->teacher_logp, "teacher_logp");
 	else
 		judge(l);
@@ -214,8 +202,7 @@ run_batch(struct online *l, struct sums *sums)
 	const char *bad = trainer_run(&l->trainer, &r->optimizer.gradients, run_seed(r), r->at.micro++, sums);
 
 	if (bad)
-		die("the loss is not finite at step %ld, record '%s'; '%s' is as it was last saved", r->at.step + 1,
-		    bad, r->recipe->output);
+		run_not_finite(r, bad);
 }
 
 static void
@@ -378,20 +365,6 @@ step(struct online *l)
 		report(l, &sums, lr, norm);
 }
 
-/* Versions and states */
-
-static void
-publish(struct online *l)
-{
-	struct run *r = l->run;
-
-	if (r->at.step < r->schedule.steps)
-		policy_publish(&l->o->policy, r->model, r->at.step);
-	policy_prune(&l->o->policy, l->version);
-	if (run_save_due(r))
-		policy_saved(&l->o->policy, r->at.step);
-}
-
 /* Beginning and end */
 
 void
@@ -406,13 +379,13 @@ onpolicy_announce(struct onpolicy *o, const struct job *job)
 		die("on-policy training runs in one process, not in %d", r->ranks.count);
 	r->schedule.steps = job->recipe->steps;
 	run_enter(r, job->options);
-	policy_open(&o->policy, job->recipe->output, o->publish, job->model, rundir_step(&r->dir), job->recipe->steps);
+	run_announce(r, o->publish);
 }
 
 int
 onpolicy_judged(const struct onpolicy *o, const struct stream_in *in)
 {
-	return o->policy_gradient && !(o->kl_weight > 0) && has_field(in, "teacher_logp");
+	return o->policy_gradient && !(o->kl_weight > 0) && header_has(stream_header(in), "teacher_logp");
 }
 
 /* A policy gradient is of the distribution that was drawn from. */
@@ -479,11 +452,12 @@ steps(struct online *l)
 	struct run *r = l->run;
 
 	/* a version that a restart finds no more, as on a /dev/shm that was emptied */
-	policy_publish(&l->o->policy, r->model, r->at.step);
+	run_publish(r, 0);
 	run_start(r);
 	while (r->at.step < r->schedule.steps) {
 		step(l);
-		publish(l);
+		run_publish(r, l->version);
+		run_save_due(r);
 	}
 	read_end(l);
 	run_finish(r, stream_name(l->job->in));
@@ -506,7 +480,6 @@ clean(struct online *l)
 	trainer_free(&l->trainer);
 	if (l->teacher)
 		teacher_free(l->teacher);
-	policy_close(&l->o->policy);
 	run_close(l->run);
 	json_decref(l->job->options);
 }

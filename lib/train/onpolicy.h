@@ -12,7 +12,6 @@
 
 #include "lib/train/loop.h"
 #include "lib/train/minillm.h"
-#include "lib/train/policy.h"
 
 struct onpolicy {
 	char *publish;			/* where versions lie; NULL: in the run directory */
@@ -25,7 +24,6 @@ struct onpolicy {
 	int lm_batch;			/* its records to an update */
 	/* onpolicy_announce() */
 	struct run run;
-	struct policy policy;
 };
 
 /* Enter the run directory and say what rollouts are wanted; before the input is opened, whose writer waits for this. */

@@ -10,7 +10,6 @@
 #include "lib/base/mem.h"
 #include "lib/text/agree.h"
 #include "lib/train/groups.h"
-#include "lib/train/policy.h"
 #include "lib/train/reinforce.h"
 #include "lib/train/run.h"
 #include "lib/train/trainer.h"
@@ -28,9 +27,8 @@ struct learner {
 	struct reinforce *job;
 	struct run run;
 	struct groups groups;
-	struct policy policy;
 	struct engine self, reference;	/* reference.m NULL: none */
-	int announced;			/* policy is open */
+	int announced;			/* a rollout may follow */
 	int checked;			/* the first step's log-probabilities */
 	/* the step */
 	struct judged judged;
@@ -262,8 +260,7 @@ accumulate(struct learner *l)
 
 		dhidden = head_policy(e->head, &e->batch, hidden, &loss, NULL, NULL, &r->optimizer.gradients);
 		if (l->bad)
-			die("the loss is not finite at step %ld, record '%s'; '%s' is as it was last saved", r->at.step + 1,
-			    l->bad, r->recipe->output);
+			run_not_finite(r, l->bad);
 		forward_backward(e->forward, &e->batch, dhidden, &r->optimizer.gradients);
 		add_entropy(l);
 		l->rows += (uint64_t)e->batch.m;
@@ -371,26 +368,20 @@ step(struct learner *l)
 }
 
 static void
-publish(struct learner *l)
-{
-	if (!publishes(l))
-		return;
-	if (l->run.at.step < l->run.schedule.steps)
-		policy_publish(&l->policy, l->run.model, l->run.at.step);
-	policy_prune(&l->policy, l->groups.version);
-}
-
-static void
 steps(struct learner *l)
 {
 	struct run *r = &l->run;
 	long end = r->schedule.steps;
 
+	if (publishes(l))
+		run_publish(r, 0);
+	if (!l->groups.followed)
+		data_seek(&l->groups.data, r->at.records);
 	run_start(r);
 	while ((!end || r->at.step < end) && step(l)) {
-		publish(l);
-		if (run_save_due(r) && publishes(l))
-			policy_saved(&l->policy, r->at.step);
+		if (publishes(l))
+			run_publish(r, l->groups.version);
+		run_save_due(r);
 	}
 	if (!r->at.records)
 		die("%s has nothing to learn", stream_name(l->groups.in));
@@ -415,8 +406,7 @@ open_groups(struct learner *l)
 	struct tokenizer *tokenizer;
 
 	if ((l->announced = may_be_followed(l)))
-		policy_open(&l->policy, job->recipe->output, job->place, l->run.model, rundir_step(&l->run.dir),
-		    l->run.schedule.steps);
+		run_announce(&l->run, job->place);
 	groups_open(&l->groups, stream_open(options_input(job->common), "rewards"), l->run.model->config.vocab,
 	    job->recipe->batch);
 	if ((tokenizer = agree_tokenizer(l->groups.in, job->recipe->model)))
@@ -475,8 +465,6 @@ clean(struct learner *l)
 		model_free(l->reference.m);
 	stream_close(l->groups.in);
 	groups_close(&l->groups);
-	if (l->announced)
-		policy_close(&l->policy);
 	run_close(&l->run);
 	json_decref(l->job->options);
 }
@@ -492,12 +480,7 @@ reinforce_run(struct reinforce *job, struct model *m)
 	run_enter(&l.run, job->options);
 	open_groups(&l);
 	open_models(&l);
-	if (run_resume(&l.run)) {
-		if (publishes(&l) && l.run.at.step)
-			policy_publish(&l.policy, m, l.run.at.step);
-		if (!l.groups.followed)
-			data_seek(&l.groups.data, l.run.at.records);
+	if (run_resume(&l.run))
 		steps(&l);
-	}
 	clean(&l);
 }

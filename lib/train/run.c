@@ -92,6 +92,8 @@ run_close(struct run *r)
 	optimizer_free(&r->optimizer);
 	rundir_close(&r->dir);
 	model_free(r->model);
+	if (r->policy.path)
+		policy_close(&r->policy);
 	ranks_close(&r->ranks);
 }
 
@@ -99,6 +101,13 @@ uint64_t
 run_seed(const struct run *r)
 {
 	return (uint64_t)r->recipe->seed | (uint64_t)r->ranks.rank << 32;
+}
+
+_Noreturn void
+run_not_finite(const struct run *r, const char *record)
+{
+	die("the loss is not finite at step %ld, record '%s'; '%s' is as it was last saved", r->at.step + 1, record,
+	    r->recipe->output);
 }
 
 void
@@ -174,11 +183,26 @@ run_report(struct run *r, json_t *line, double loss, double lr, double norm)
 	say(r, loss, lr);
 }
 
+void
+run_announce(struct run *r, const char *place)
+{
+	policy_open(&r->policy, r->recipe->output, place, r->model, rundir_step(&r->dir), r->schedule.steps);
+}
+
+void
+run_publish(struct run *r, long used)
+{
+	if (r->at.step < r->schedule.steps)
+		policy_publish(&r->policy, r->model, r->at.step);
+	policy_prune(&r->policy, used);
+}
+
 static void
 save(struct run *r)
 {
 	rundir_save_model(&r->dir, r->model, "model", r->recipe->save_type);
 	rundir_save_state(&r->dir, &r->optimizer, &r->at);
+	policy_saved(&r->policy, r->at.step);
 	r->saved = clock_now();
 }
 
@@ -190,16 +214,16 @@ due(const struct run *r)
 	return every ? r->at.step % every == 0 : clock_now() - r->saved > SAVE_SECONDS;
 }
 
-int
+void
 run_save_due(struct run *r)
 {
 	/* ranks stop together, after the step in which all have heard of it */
-	int stop = r->ranks.count > 1 ? r->stop : stopped != 0, saves = stop || due(r);
+	int stop = r->ranks.count > 1 ? r->stop : stopped != 0;
 
-	if (saves)
+	if (stop || due(r))
 		save(r);
 	if (!stop)
-		return saves;
+		return;
 	ranks_close(&r->ranks);
 	die("stopped after step %ld; the same command goes on from there", r->at.step);
 }

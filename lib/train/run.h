@@ -10,6 +10,7 @@
 #define TRAIN_RUN_H
 
 #include "lib/train/plan.h"
+#include "lib/train/policy.h"
 #include "lib/train/ranks.h"
 #include "lib/train/recipe.h"
 #include "lib/train/rundir.h"
@@ -22,6 +23,7 @@ struct run {
 	struct model *model;
 	struct schedule schedule;	/* with its steps, 0 where nobody knows them */
 	struct rundir dir;
+	struct policy policy;		/* versions for a sampler; zero: not announced */
 	struct optimizer optimizer;
 	struct position at;
 	double rate;			/* tokens a second of the last step */
@@ -41,6 +43,8 @@ void run_close(struct run *r);
 
 /* The seed of this rank's dropout. */
 uint64_t run_seed(const struct run *r);
+/* Dies: the loss of a record of the next step is not finite. */
+_Noreturn void run_not_finite(const struct run *r, const char *record);
 /* A step's sums and gradients over all ranks; what was dropped and cut is counted. */
 void run_share(struct run *r, struct sums *sums);
 /*
@@ -53,8 +57,15 @@ void run_count(struct run *r, uint64_t tokens, uint64_t targets, double seconds)
 /* Write a step's line of metrics, taken over, with what every step has behind it; and say how it goes. */
 void run_report(struct run *r, json_t *line, double loss, double lr, double norm);
 
-/* Save model and state where that is due, and say whether; or where a signal asked for the end: then it dies. */
-int run_save_due(struct run *r);
+/*
+ * Say in the directory, which was entered, what rollouts are wanted; before the input is opened, whose writer waits
+ * for this. `place` is where the versions shall lie, NULL: in the directory.
+ */
+void run_announce(struct run *r, const char *place);
+/* Publish the model as it is, unless it is the last; what nobody asks for after a batch from version `used` goes. */
+void run_publish(struct run *r, long used);
+/* Save model and state where that is due, or where a signal asked for the end: then it dies. */
+void run_save_due(struct run *r);
 /* Save for the last time and say what it took; `input` is what the records came from. */
 void run_finish(struct run *r, const char *input);
 
