@@ -27,7 +27,7 @@
 #include "lib/text/reader.h"
 #include "lib/text/unicode.h"
 
-enum { BATCH = 1 << 17 };		/* bytes of input for each thread between two writes: they stay in its caches */
+enum { BATCH = 1 << 16 };		/* bytes of input for each thread between two writes: they stay in its caches */
 
 static char *model, *template, *field, *eos, *output, *rows, *references;
 static int max_prompt = 256, max_length = 512, learn_prompt, skip_bad, decode;
@@ -246,8 +246,8 @@ do_job(const struct formatting *r, struct job *job, const char *line, size_t n, 
 	json_t *record = reader_parse(line, n, why);
 
 	job->left_out = NULL;
-	job->why = !record || example_make(r, record, &job->example, why) || set_text(r, job, record, number, why) ?
-	    mem_string(why) : NULL;
+	job->why = !record || example_make(r, record, &job->example, why) ||
+	    (!job->example.dropped && set_text(r, job, record, number, why)) ? mem_string(why) : NULL;
 	json_decref(record);
 }
 

@@ -43,36 +43,18 @@ append_escape(struct text *out, char c)
 	text_add(out, escape, at ? 2 : 6);
 }
 
-/* High bits of the bytes that need an escape: a quote, a backslash, a control character. */
-static inline uint64_t
-escapes(const char *s)
-{
-	const uint64_t one = 0x0101010101010101, high = one << 7;
-	uint64_t w, quote, slash;
-
-	memcpy(&w, s, 8);
-	quote = w ^ one * '"';
-	slash = w ^ one * '\\';
-	return (((quote - one) & ~quote) | ((slash - one) & ~slash) | ((w - one * 0x20) & ~w)) & high;
-}
-
 void
 json_append_string(struct text *out, const char *s, size_t n)
 {
-	const char *end = s + n, *p = s;
+	const char *end = s + n, *p;
 
 	text_add(out, "\"", 1);
-	for (;;) {
-		while (end - p >= 8 && !escapes(p))
-			p += 8;
-		while (p < end && *p != '"' && *p != '\\' && (unsigned char)*p >= 0x20)
-			p++;
+	while ((p = json_plain(s, end)) < end) {
 		text_add(out, s, (size_t)(p - s));
-		if (p == end)
-			break;
 		append_escape(out, *p);
-		s = ++p;
+		s = p + 1;
 	}
+	text_add(out, s, (size_t)(p - s));
 	text_add(out, "\"", 1);
 }
 

@@ -9,7 +9,7 @@
 #include "lib/base/mem.h"
 #include "lib/text/corpus.h"
 
-enum { BLOCK = 1 << 18 };
+enum { BLOCK = 1 << 16 };
 
 struct corpus {
 	const char *const *paths;	/* those to come */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "lib/base/die.h"
+#include "lib/base/json.h"
 #include "lib/base/mem.h"
 #include "lib/text/reader.h"
 #include "lib/text/unicode.h"
@@ -20,7 +21,7 @@ reader_init(struct reader *r, const void *text, size_t n, char *why)
 void
 reader_free(struct reader *r)
 {
-	free(r->buffer);
+	free(r->buffer.s);
 }
 
 static int
@@ -64,32 +65,6 @@ reader_end(struct reader *r)
 	return r->p == r->end ? 0 : wrong(r, "something after the JSON value");
 }
 
-/* High bits of the bytes that end a plain stretch: a quote, a backslash, a control character. */
-static inline uint64_t
-stops(uint64_t w)
-{
-	const uint64_t one = 0x0101010101010101, high = one << 7;
-	uint64_t quote = w ^ one * '"', slash = w ^ one * '\\';
-
-	return (((quote - one) & ~quote) | ((slash - one) & ~slash) | ((w - one * 0x20) & ~w)) & high;
-}
-
-static const char *
-plain(const char *p, const char *end)
-{
-	uint64_t w, stop;
-
-	while (end - p >= 8) {
-		memcpy(&w, p, 8);
-		if ((stop = stops(w)))
-			return p + __builtin_ctzll(stop) / 8;
-		p += 8;
-	}
-	while (p < end && *p != '"' && *p != '\\' && (unsigned char)*p >= 0x20)
-		p++;
-	return p;
-}
-
 static int
 hex4(struct reader *r, uint32_t *value)
 {
@@ -110,8 +85,9 @@ hex4(struct reader *r, uint32_t *value)
 }
 
 static int
-code_point(struct reader *r, char **o)
+code_point(struct reader *r)
 {
+	unsigned char bytes[4];
 	uint32_t c, low;
 
 	if (hex4(r, &c))
@@ -126,51 +102,39 @@ code_point(struct reader *r, char **o)
 			return wrong(r, "half of a surrogate pair");
 		c = 0x10000 + ((c & 0x3ff) << 10 | (low & 0x3ff));
 	}
-	*o += unicode_put(c, (unsigned char *)*o);
+	text_add(&r->buffer, (const char *)bytes, unicode_put(c, bytes));
 	return 0;
 }
 
 static int
-escape(struct reader *r, char **o)
+escape(struct reader *r)
 {
 	static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
 	const char *at;
 	int c = ++r->p < r->end ? *r->p++ : 0;
 
 	if (c == 'u')
-		return code_point(r, o);
+		return code_point(r);
 	if (!c || !(at = strchr(from, c)))
 		return wrong(r, "a bad escape");
-	*(*o)++ = to[at - from];
+	text_add(&r->buffer, to + (at - from), 1);
 	return 0;
 }
 
-/* The rest of a string from its first escape on. No escape grows: six bytes or more become at most four. */
+/* A string with escapes, whose first is where the reader is. */
 static int
-escaped(struct reader *r, const char *start, const char **s, size_t *n)
+escaped(struct reader *r, const char *from)
 {
-	const char *stop = r->p, *from;
-	char *o;
-	size_t room;
-
-	while (stop < r->end && *stop != '"')
-		stop = *stop == '\\' && r->end - stop > 1 ? stop + 2 : stop + 1;
-	room = (size_t)(stop - start) + 8;
-	if (room > r->cap)
-		r->buffer = mem_grow(r->buffer, r->cap = 2 * room, 1);
-	o = r->buffer;
-	for (from = start; ; from = r->p) {
-		r->p = plain(from, r->end);
-		memcpy(o, from, (size_t)(r->p - from));
-		o += r->p - from;
+	r->buffer.n = 0;
+	for (;;) {
+		text_add(&r->buffer, from, (size_t)(r->p - from));
 		if (r->p == r->end || *r->p != '\\')
-			break;
-		if (escape(r, &o))
+			return 0;
+		if (escape(r))
 			return -1;
+		from = r->p;
+		r->p = json_plain(from, r->end);
 	}
-	*s = r->buffer;
-	*n = (size_t)(o - r->buffer);
-	return 0;
 }
 
 int
@@ -182,11 +146,15 @@ reader_string(struct reader *r, const char **s, size_t *n)
 	if (!reader_take(r, '"'))
 		return wrong(r, "no string");
 	start = r->p;
-	r->p = plain(start, r->end);
+	r->p = json_plain(start, r->end);
 	*s = start;
 	*n = (size_t)(r->p - start);
-	if (r->p < r->end && *r->p == '\\' && escaped(r, start, s, n))
-		return -1;
+	if (r->p < r->end && *r->p == '\\') {
+		if (escaped(r, start))
+			return -1;
+		*s = r->buffer.s;
+		*n = r->buffer.n;
+	}
 	if (r->p == r->end)
 		return wrong(r, "a string without an end");
 	if (*r->p != '"')
@@ -289,7 +257,7 @@ object(struct reader *r, json_t *object, int depth)
 		if (reader_key(r, &s, &n))
 			return -1;
 		/* the value may need the buffer */
-		kept = s == r->buffer ? mem_copy(s, n) : NULL;
+		kept = s == r->buffer.s ? mem_copy(s, n) : NULL;
 		rc = value_at(r, &value, depth);
 		if (!rc)
 			json_object_setn_new_nocheck(object, kept ? kept : s, n, value);
@@ -389,7 +357,7 @@ reader_value(struct reader *r, json_t **value)
 static int
 skip_string(struct reader *r)
 {
-	for (r->p++; (r->p = plain(r->p, r->end)) < r->end && *r->p != '"'; )
+	for (r->p++; (r->p = json_plain(r->p, r->end)) < r->end && *r->p != '"'; )
 		r->p += *r->p == '\\' && r->end - r->p > 1 ? 2 : 1;
 	if (r->p == r->end)
 		return wrong(r, "a string without an end");

@@ -13,11 +13,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "lib/base/text.h"
+
 struct reader {
 	const char *begin, *p, *end;
 	char *why;			/* REASON_MAX bytes, the caller's */
-	char *buffer;			/* the last string with escapes, undone */
-	size_t cap;
+	struct text buffer;		/* the last string with escapes, undone */
 };
 
 void reader_init(struct reader *r, const void *text, size_t n, char *why);
