@@ -25,6 +25,7 @@
  * PANEL_GROUP panels in L2. Each thread owns a rectangle of C.
  */
 #include <omp.h>
+#include <pthread.h>
 
 #include "kernels/cpu.h"
 #include "kernels/panel.h"
@@ -494,9 +495,19 @@ struct part {
 	int row, row_end, col, col_end;
 };
 
+static pthread_key_t scratch_key;	/* frees it when its thread ends */
+
+static void
+scratch_key_make(void)
+{
+	if (pthread_key_create(&scratch_key, free_cpu))
+		die("too many keys for threads");
+}
+
 static void *
 scratch(size_t bytes)
 {
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	static _Thread_local void *p;
 	static _Thread_local size_t size;
 
@@ -504,7 +515,8 @@ scratch(size_t bytes)
 		free_cpu(p);
 		p = alloc_cpu(bytes);
 		size = bytes;
-		if (!p)
+		pthread_once(&once, scratch_key_make);
+		if (!p || pthread_setspecific(scratch_key, p))
 			die("no memory for a matrix product");
 	}
 	return p;

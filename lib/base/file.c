@@ -115,6 +115,15 @@ file_write(struct file *file, const void *data, size_t size)
 		die("cannot write '%s':", file->part);
 }
 
+static void
+let_go(struct file *file)
+{
+	forget(file->part);
+	free(file->path);
+	free(file->part);
+	free(file);
+}
+
 void
 file_commit(struct file *file)
 {
@@ -124,11 +133,16 @@ file_commit(struct file *file)
 		die("cannot close '%s':", file->part);
 	if (rename(file->part, file->path))
 		die("cannot rename '%s' to '%s':", file->part, file->path);
-	forget(file->part);
 	sync_parent(file->path);
-	free(file->path);
-	free(file->part);
-	free(file);
+	let_go(file);
+}
+
+void
+file_discard(struct file *file)
+{
+	fclose(file->f);
+	remove(file->part);
+	let_go(file);
 }
 
 /* "runs/a/" is "runs/a": what is appended to it must not land inside. */

@@ -21,6 +21,7 @@ struct file {
 struct file *file_create(const char *path);
 void file_write(struct file *file, const void *data, size_t size);
 void file_commit(struct file *file);		/* fsync, rename, fsync of the directory; frees file */
+void file_discard(struct file *file);		/* removes what was written; frees file */
 
 /* The same for a directory: made as PATH.part, filled by the caller, then put in place of PATH. */
 char *file_directory(const char *path);		/* the name to fill; freed by file_directory_commit() */

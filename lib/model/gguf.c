@@ -194,16 +194,29 @@ gguf_put(struct gguf *g, const void *data, size_t bytes)
 	}
 }
 
+static void
+let_go(struct gguf *g)
+{
+	free(g->meta.s);
+	free(g->infos.s);
+	free(g->bytes);
+	free(g);
+}
+
 void
 gguf_finish(struct gguf *g)
 {
 	if (!g->began)
 		begin(g);
 	file_commit(g->file);
-	free(g->meta.s);
-	free(g->infos.s);
-	free(g->bytes);
-	free(g);
+	let_go(g);
+}
+
+void
+gguf_discard(struct gguf *g)
+{
+	file_discard(g->file);
+	let_go(g);
 }
 
 /* d = max |x| / 127, codes x / d to nearest, halves away from zero; d is rounded after that. */

@@ -33,6 +33,7 @@ void gguf_tensor(struct gguf *g, const char *name, enum gguf_type type, uint64_t
 /* Data of the tensors, any number of calls; the next tensor begins where one is full. */
 void gguf_put(struct gguf *g, const void *data, size_t bytes);
 void gguf_finish(struct gguf *g);
+void gguf_discard(struct gguf *g);		/* nothing gets the name */
 
 size_t gguf_bytes(enum gguf_type type, size_t elements);
 /* n elements as the type has them, n a multiple of GGUF_BLOCK where it has blocks; not of Q4_0. */

@@ -481,8 +481,8 @@ export_gguf(const char *directory, const char *path, enum export_type type, char
 			rc = reason(why, "'%s' is not quantised: q4_0 is written from what gptq made", directory);
 		else {
 			e.g = gguf_create(path);
-			if (!(rc = write_all(&e, directory)))
-				gguf_finish(e.g);
+			rc = write_all(&e, directory);
+			(rc ? gguf_discard : gguf_finish)(e.g);
 		}
 		safetensors_close(e.st);
 	}

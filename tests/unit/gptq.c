@@ -181,6 +181,7 @@ check_target(const struct backend *be, int n, int k)
 	enum { M = 600 };
 	float *w = array(be, (size_t)(n * k), 1), *x = array(be, (size_t)(M * k), 1);
 	float *y = array(be, (size_t)(M * k), 0.1f), *t = be->alloc((size_t)(n * k) * sizeof *t);
+	float *overwritten = be->alloc((size_t)(M * k) * sizeof *x);
 	struct weight weight = { .type = DT_F32, .n = n, .k = k, .elements = be->weight_elements(DT_F32, n, k) };
 	struct hessian h;
 	double worst = 0, largest = 0;
@@ -191,7 +192,7 @@ check_target(const struct backend *be, int n, int k)
 	for (i = 0; i < M * k; i++)
 		y[i] += x[i];
 	hessian_init(&h, be, DT_F32, k, M, &weight);
-	hessian_add(&h, y, memcpy(be->alloc((size_t)(M * k) * sizeof *x), x, (size_t)(M * k) * sizeof *x), M);
+	hessian_add(&h, y, memcpy(overwritten, x, (size_t)(M * k) * sizeof *x), M);
 	hessian_target(&h, t, w, 0, n);
 	for (o = 0; o < n; o += 7)
 		for (i = 0; i < k; i += 5) {
@@ -215,6 +216,7 @@ check_target(const struct backend *be, int n, int k)
 	be->free(x);
 	be->free(y);
 	be->free(t);
+	be->free(overwritten);
 }
 
 int
