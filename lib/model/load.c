@@ -163,7 +163,8 @@ list_used(const struct source *from, size_t *count)
 		}
 		free(name);
 	}
-	qsort(used, (size_t)n, sizeof *used, by_address);
+	if (n)
+		qsort(used, (size_t)n, sizeof *used, by_address);
 	*count = (size_t)n;
 	return used;
 }

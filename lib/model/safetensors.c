@@ -247,6 +247,8 @@ safetensors_close(struct safetensors *st)
 {
 	int i;
 
+	if (!st)
+		return;
 	for (i = 0; i < st->count; i++)
 		free(st->tensors[i].name);
 	for (i = 0; i < st->nmaps; i++)

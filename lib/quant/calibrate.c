@@ -275,13 +275,15 @@ calibration_measure(struct calibration *c, const struct weight *q)
 	size_t hidden = (size_t)c->m->config.hidden, v = (size_t)c->m->config.vocab;
 	float *logits[2] = { be->alloc(LOGITS * v * sizeof(float)), be->alloc(LOGITS * v * sizeof(float)) };
 	float *memory = be->alloc(3 * LOGITS * sizeof(float));
-	float *terms[3] = { memory, memory + LOGITS, memory + 2 * LOGITS };
+	float *terms[3];
 	void *gathered = allocate(c, LOGITS, hidden);
 	struct measure s = { .targets = 0 };
 	int i, first;
 
 	if (!logits[0] || !logits[1] || !memory)
 		die("no memory for the logits of %d tokens", LOGITS);
+	for (i = 0; i < 3; i++)
+		terms[i] = memory + i * LOGITS;
 	for (i = 0; i < c->n; i++) {
 		const struct chunk *chunk = &c->chunks[i];
 

@@ -232,11 +232,12 @@ check_file(struct verdict *v, const json_t *c, const char *path)
 {
 	size_t size;
 	char *text = file_read(path, &size);
-	struct reader r = { text, text + size, v };
+	struct reader r;
 	uint64_t tensors, metadata;
 
 	if (!text)
 		die("cannot read '%s':", path);
+	r = (struct reader){ text, text + size, v };
 	expect(v, size > 24 && !memcmp(text, "GGUF\3\0\0\0", 8), "it is no GGUF of version 3");
 	r.p += 8;
 	tensors = number(&r, 8);
