@@ -41,7 +41,7 @@ KIT ?= ../shared/conformance
 
 WARN = -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
 ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -I. -fPIC -fno-semantic-interposition -fopenmp -pthread $(WARN) $(CFLAGS) \
-	$(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
+	$(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer)
 ALL_LDFLAGS = -pthread -Wl,-rpath,'$$ORIGIN:$$ORIGIN/../lib/pipestill' -Wl,--as-needed $(LDFLAGS) $(if $(SANITIZE),-fsanitize=$(SANITIZE),-Wl,--gc-sections)
 # Tests and benchmarks find the kernels beside the tools.
 $(BUILD)/%: private ALL_LDFLAGS += -Wl,-rpath,$(abspath $(BIN))
