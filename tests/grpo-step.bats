@@ -35,7 +35,7 @@ setup() {
 
 # what must not depend on when the run was stopped
 metrics() {
-	jq -c 'del(.seconds, .tokens_per_second, .peak_bytes, ."seconds/generate", ."seconds/judge", ."seconds/wait", ."seconds/train")' "$1/metrics.jsonl"
+	jq -c 'del(.seconds, .tokens_per_second, .peak_bytes) | with_entries(select(.key | startswith("seconds/") | not))' "$1/metrics.jsonl"
 }
 
 # the first line of metrics of a step on hand.jsonl or what a jq program makes of it
@@ -126,7 +126,7 @@ loop() {
 	loop run
 	jq -es 'length == 30 and (map(.reward) | (.[-5:] | add / 5) > (.[:5] | add / 5) + 0.05) and
 		([.[].version] == [range(30)]) and .[29]."rewards/rouge/mean" != null and
-		(map(."seconds/generate" > 0 and ."seconds/judge" > 0 and ."seconds/train" > 0) | all)' run/metrics.jsonl
+		(map(."seconds/generate" > 0 and ."seconds/judge" > 0 and ."seconds/train" > 0 and ."seconds/publish" > 0) | all)' run/metrics.jsonl
 	jq -e .step run/policy/run.json
 }
 

@@ -46,6 +46,11 @@ ranks() {
 	run ! ranks 2 bash -c 'cat train.tokens.zst | sft -q -m base -o run --steps 2'
 	[[ "$output" == *"is a pipe: 2 ranks need a file"* ]]
 	[ ! -e run ]
+	for tool in "grpo-step -m base -o run --steps 2" "distill -m base -o run --teacher base --on-policy --steps 2"; do
+		run ! ranks 2 $tool
+		[ "$(grep 'one process' <<<"$output")" = "${tool%% *}: rollouts are learned from by one process, not by 2" ]
+		[ ! -e run ]
+	done
 	run ! timeout 60 env PATH="$PATH" bash -c "$(declare -f ranks)"'
 		ranks 2 bash -c "[ \$OMPI_COMM_WORLD_RANK = 0 ] || exit 3; exec sft -q -m base -o run train.tokens.zst"'
 	[ "$status" != 124 ]

@@ -374,9 +374,7 @@ onpolicy_announce(struct onpolicy *o, const struct job *job)
 
 	*r = (struct run){ .recipe = job->recipe, .quiet = job->common->quiet, .model = job->model,
 	    .schedule = job->recipe->schedule };
-	run_ranks(r);
-	if (r->ranks.count > 1)
-		die("on-policy training runs in one process, not in %d", r->ranks.count);
+	run_alone(r);
 	r->schedule.steps = job->recipe->steps;
 	run_enter(r, job->options);
 	run_announce(r, o->publish);

@@ -36,7 +36,7 @@ struct learner {
 	double entropy;
 	uint64_t rows;
 	const char *bad;		/* id of a reply whose loss is not finite */
-	double waited, trained;		/* seconds */
+	double waited, trained, published;	/* seconds */
 };
 
 static void
@@ -331,7 +331,19 @@ report(struct learner *l, double lr, double norm)
 	}
 	set_number(line, "seconds/wait", l->waited);
 	set_number(line, "seconds/train", l->trained);
+	if (publishes(l))
+		set_number(line, "seconds/publish", l->published);
 	run_report(&l->run, line, loss, lr, norm);
+}
+
+static void
+publish(struct learner *l)
+{
+	double begin = clock_now();
+
+	if (publishes(l))
+		run_publish(&l->run, l->groups.version);
+	l->published = clock_now() - begin;
 }
 
 /* One step; 0 when the rollouts are at their end. */
@@ -362,6 +374,7 @@ step(struct learner *l)
 	l->trained = clock_now() - begin - l->waited;
 	r->at.records += (uint64_t)g->n;
 	run_count(r, l->rows, (uint64_t)l->judged.tokens, l->trained);
+	publish(l);
 	report(l, lr, norm);
 	judged_free(&l->judged);
 	return 1;
@@ -378,11 +391,8 @@ steps(struct learner *l)
 	if (!l->groups.followed)
 		data_seek(&l->groups.data, r->at.records);
 	run_start(r);
-	while ((!end || r->at.step < end) && step(l)) {
-		if (publishes(l))
-			run_publish(r, l->groups.version);
+	while ((!end || r->at.step < end) && step(l))
 		run_save_due(r);
-	}
 	if (!r->at.records)
 		die("%s has nothing to learn", stream_name(l->groups.in));
 	if (l->groups.followed && r->at.step < end)
@@ -477,6 +487,7 @@ reinforce_run(struct reinforce *job, struct model *m)
 	l.run = (struct run){ .recipe = job->recipe, .quiet = job->common->quiet, .model = m,
 	    .schedule = job->recipe->schedule };
 	l.run.schedule.steps = job->recipe->steps;
+	run_alone(&l.run);
 	run_enter(&l.run, job->options);
 	open_groups(&l);
 	open_models(&l);

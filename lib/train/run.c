@@ -38,6 +38,18 @@ run_ranks(struct run *r)
 }
 
 void
+run_alone(struct run *r)
+{
+	run_ranks(r);
+	if (r->ranks.count == 1)
+		return;
+	if (!r->ranks.rank)
+		warn("rollouts are learned from by one process, not by %d", r->ranks.count);
+	ranks_close(&r->ranks);
+	exit(1);
+}
+
+void
 run_plan(struct run *r, const struct plan *plan)
 {
 	char *steps = r->schedule.steps ? mem_format("%ld steps", r->schedule.steps) : mem_string("steps");

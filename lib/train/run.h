@@ -33,6 +33,8 @@ struct run {
 
 /* Take part where mpirun started several processes; the first of them speaks and writes for all. */
 void run_ranks(struct run *r);
+/* The same for a step that cannot be shared: several processes are refused. */
+void run_alone(struct run *r);
 /* Say the plan, refuse it if it does not fit, make the optimizer. */
 void run_plan(struct run *r, const struct plan *plan);
 /* Enter the directory; after run_plan(), take up where it stands; 0: at the end. */
