@@ -11,7 +11,7 @@
 #	grpo-step                 rewards   -> the next policy
 #
 # Held-out tasks are answered before and after; a task is solved when its program passes all tests.
-cot = $(or $(OUT),runs/cot)
+cot = $(or $(and $(filter cot,$(MAKECMDGOALS)),$(OUT)),runs/cot)
 COT_SEEDS ?= 1 2 3
 COT_RUN = set -e; export PATH="$(abspath $(BIN)):$$PATH";
 
@@ -22,9 +22,10 @@ cot.rewards = format=0.2 steps=0.2 code=1:lang=python
 cot.sample = -n 8 --slots 64 $(if $(DATA),--temperature 0.9 --max-tokens 256,--max-tokens 96)
 cot.loop = --batch $(if $(DATA),8,16) --lag 1
 cot.length = $(if $(DATA),--max-prompt 512 --max-length 1024)
-cot.tune = $(or $(COT_TUNE),$(if $(DATA),--steps 500,--steps 90 --lr 6e-4 --warmup 5 --betas 0.9$(comma)0.99 --beta 0.001 --scale batch))
+cot.tune = $(or $(COT_TUNE),$(if $(DATA),--steps 500,--steps 45 --lr 6e-4 --warmup 5 --betas 0.9$(comma)0.99 --beta 0.001 --scale batch))
 comma = ,
-# two of a task's tests while it is learned from, all of them when it is held out
+# one of a task's tests (two of real data) while it is learned from, all of them when it is held out: judging is most
+# of a step
 cot.tests = .tests = (.tests // .examples)
 
 .PHONY: cot
@@ -52,7 +53,7 @@ $(cot)/student/model/config.json: $(cot)/train.logits.zst $(cot)/text.tokens.zst
 
 $(cot)/train.prompts.zst: $(cot.train) $(cot.student)/config.json | all
 	@mkdir -p $(cot)
-	$(COT_RUN) jq -c '$(cot.tests)[:2]' $< | tokenize -m $(cot.student) -t cot $(cot.length) $(if $(DATA),--rows 100:) -o $@
+	$(COT_RUN) jq -c '$(cot.tests)[:$(if $(DATA),2,1)]' $< | tokenize -m $(cot.student) -t cot $(cot.length) $(if $(DATA),--rows 100:) -o $@
 $(cot)/dev.prompts.zst: $(cot.dev) $(cot.student)/config.json | all
 	@mkdir -p $(cot)
 	$(COT_RUN) jq -c '$(cot.tests)' $< | tokenize -m $(cot.student) -t cot $(cot.length) $(if $(DATA),--rows 0:100) -o $@

@@ -116,7 +116,8 @@ $2/curves.svg: $(foreach m,sft kd teacher,$2/$m/best/config.json)
 	pipelines/curves $2 $$@
 endef
 
-# with OUT, the directory of the one that is made
-made = $(if $(OUT),$(or $(filter $(EXPERIMENTS),$(MAKECMDGOALS)),$(EXPERIMENT),english),$(EXPERIMENTS))
+# with OUT, the directory of the one that is made; cot has other rules for the same files
+made = $(if $(OUT),$(if $(filter cot,$(MAKECMDGOALS)),,$\
+	$(or $(filter $(EXPERIMENTS),$(MAKECMDGOALS)),$(EXPERIMENT),english)),$(EXPERIMENTS))
 $(foreach x,$(made),$(eval $(call experiment,$x,$(or $(OUT),runs/$x),$(if $(DATA),paper,sample),$\
 	$(or $(TEACHER),$(or $(OUT),runs/$x)/base-teacher/model),$(or $(STUDENT),$(or $(OUT),runs/$x)/base-student/model))))
