@@ -9,7 +9,7 @@
 #   make test-cuda     on a GPU: every operation against ref, the kit, the demo
 #   make cot           a student that thinks is reinforced by what its programs do (pipelines/cot.mk)
 #   make minillm, make seqkd    the student learns from its own replies, or from its teacher's
-#   make test-emulated the CUDA kernels on the CPU, slowly: every operation against ref
+#   make test-emulated the CUDA kernels on the CPU, slowly: every operation against ref, and the tools
 #   make bench         speed against the machine's ceilings (tests/bench/README.md)
 #   make bench-cuda    the same on a GPU
 #   make soak          judge COUNT=10000 programs in a row: nothing may be left, nothing may grow
@@ -187,13 +187,19 @@ endef
 $(BUILD)/emulated/%: $(BUILD)/tests/unit/%.o $(EMULATED_O) $(LIB) $(KERNELS)
 	@mkdir -p $(@D)
 	$(call link,g++)
-test-emulated: $(addprefix $(BUILD)/emulated/,kernels products)
-	@for t in $^; do $$t cuda >$$t.tap || { grep -v '^ok' $$t.tap; exit 1; }; tail -n 1 $$t.tap; done
+$(BUILD)/emulated/bin/%: $(BUILD)/bin/%.o $(EMULATED_O) $(LIB) $(KERNELS)
+	@mkdir -p $(@D)
+	$(call link,g++)
+EMULATED = $(addprefix $(BUILD)/emulated/,kernels products gptq)
+EMULATED_BIN = $(addprefix $(BUILD)/emulated/bin/,sft distill teacher-logits rollout grpo-step gptq perplexity)
+test-emulated: all $(EMULATED) $(EMULATED_BIN)
+	@for t in $(EMULATED); do $$t cuda >$$t.tap || { grep -v '^ok' $$t.tap; exit 1; }; tail -n 1 $$t.tap; done
+	@PATH="$(abspath $(BIN)):$$PATH" EMULATED=$(abspath $(BUILD)/emulated/bin) tests/run tests/emulate/tools.bats
 
 # Without a GPU the row is skipped by name.
 test-cuda: programs
 	@PATH="$(abspath $(BIN)):$$PATH" BUILD=$(abspath $(BUILD)) KIT=$(KIT) tests/run \
-		$(addprefix $(BUILD)/tests/,kernels products session gradients) $(BUILD)/conformance
+		$(addprefix $(BUILD)/tests/,kernels products gptq session gradients) $(BUILD)/conformance
 	@if nvidia-smi -L >/dev/null 2>&1; then $(MAKE) demo; else echo 'skip demo: no GPU is visible'; fi
 
 bench: all $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*.c))

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "lib/base/die.h"
+#include "lib/model/row.h"
 #include "lib/text/agree.h"
 #include "lib/train/onpolicy.h"
 
@@ -138,9 +139,9 @@ divergence(void)
 
 /* What the options say of the model and the run, which goes on by the same alone. */
 static void
-load_model(struct job *job)
+load_model(struct job *job, const struct backend *be)
 {
-	job->model = model_load(recipe.model, backend_pick(job->common->backend), recipe.type);
+	job->model = model_load(recipe.model, be, recipe.type);
 	recipe_model(&recipe, job->model);
 	job->options = recipe_json(&recipe);
 	json_object_update_new(job->options, json_pack("{ss ss sf sf sf sf ss}", "teacher", teacher ? teacher : "",
@@ -180,6 +181,7 @@ main(int argc, const char **argv)
 		RECIPE_OPTIONS, OPTIONS_COMMON
 	};
 	struct job job = { .recipe = &recipe, .common = &common };
+	const struct backend *be;
 	struct teacher_source source;
 	enum dtype type;
 	int tail;
@@ -191,13 +193,12 @@ main(int argc, const char **argv)
 	check_online();
 	job.divergence = divergence();
 	tail = options_choice("tail", tail_name, tails);
-	if (!backend_pick(common.backend))
-		die_usage("--backend '%s': %s", common.backend, backend_why(common.backend));
+	be = row_pick(&common);
 
 	/* data, teacher, model */
 	type = recipe.type;
 	if (on_policy) {
-		load_model(&job);
+		load_model(&job, be);
 		onpolicy_announce(&online, &job);
 	}
 	job.in = stream_open(options_input(&common), on_policy ? "logits|rollouts" : "logits|tokens|rollouts");
@@ -216,7 +217,7 @@ main(int argc, const char **argv)
 	if (on_policy) {
 		onpolicy_run(&online, &job);
 	} else {
-		load_model(&job);
+		load_model(&job, be);
 		loop_run(&job);
 	}
 	stream_close(job.in);

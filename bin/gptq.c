@@ -14,6 +14,7 @@
 #include "lib/base/json.h"
 #include "lib/base/mem.h"
 #include "lib/model/model.h"
+#include "lib/model/row.h"
 #include "lib/model/safetensors.h"
 #include "lib/quant/output.h"
 #include "lib/quant/quantise.h"
@@ -233,28 +234,11 @@ layer_done(void *user, const struct quantised_layer *l)
 	free(name);
 }
 
-/* The row that is named, or the fastest that can quantise. */
-static const struct backend *
-pick(const char *name)
-{
-	const struct backend *const *row;
-	const struct backend *be = backend_pick(name);
-
-	for (row = backends; !name && !be->gptq; row++)
-		if ((*row)->gptq && (*row)->usable())
-			be = *row;
-	if (!be)
-		die_usage("--backend knows no '%s' on this machine", name);
-	if (!be->gptq)
-		die_usage("--backend '%s' cannot quantise", name);
-	return be;
-}
-
 static void
 open_model(struct run *r, const struct common *common)
 {
 	static const char *const types[] = { "f32", "bf16", NULL };
-	const struct backend *be = pick(common->backend);
+	const struct backend *be = row_pick(common);
 	enum dtype type = !dtype ? DT_NONE : options_choice("dtype", dtype, types) ? DT_BF16 : DT_F32;
 
 	r->shelf = shelf_open(model, be, type);

@@ -16,6 +16,7 @@
 
 #include "lib/base/die.h"
 #include "lib/base/mem.h"
+#include "lib/model/row.h"
 #include "lib/train/reinforce.h"
 
 #define SHOW POPT_ARGFLAG_SHOW_DEFAULT
@@ -195,8 +196,7 @@ main(int argc, const char **argv)
 	job.old = options_choice("old", old, olds);
 	need(inner > 0, "--inner must be positive");
 	need(job.old != OLD_STREAM || !(tis_cap > 0), "--tis-cap corrects from the stream to --old self, not to --old stream");
-	if (!(be = backend_pick(common.backend)))
-		die_usage("--backend knows no '%s' on this machine", common.backend);
+	be = row_pick(&common);
 
 	/* model */
 	m = model_load(recipe.model, be, recipe.type);

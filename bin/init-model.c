@@ -14,6 +14,7 @@
 #include "lib/base/mem.h"
 #include "lib/base/options.h"
 #include "lib/model/model.h"
+#include "lib/model/row.h"
 #include "lib/text/tokenizer.h"
 
 static const char *const type_words[] = { "f32", "bf16", "f16", NULL };
@@ -154,8 +155,7 @@ main(int argc, const char **argv)
 		type = types[options_choice("dtype", dtype, type_words)];
 
 	/* prepare */
-	if (!(be = backend_pick(common.backend)))
-		die_usage("--backend '%s': %s", common.backend, backend_why(common.backend));
+	be = row_pick(&common);
 	m = from ? shallower(be) : random_weights(common.operands[0], be, type);
 
 	/* finish */

@@ -5,6 +5,7 @@
  * Minimise -(1/|M|) sum log q(y_t) over the supervised positions M.
  */
 #include "lib/base/die.h"
+#include "lib/model/row.h"
 #include "lib/text/agree.h"
 #include "lib/train/loop.h"
 
@@ -21,8 +22,7 @@ main(int argc, const char **argv)
 	options_parse(argc, argv, options, "-m DIR -o DIR [FILE]",
 	    "Fine-tune a model on the supervised ids of a stream of tokens.", 1, &common);
 	recipe_check(&recipe);
-	if (!(be = backend_pick(common.backend)))
-		die_usage("--backend '%s': %s", common.backend, backend_why(common.backend));
+	be = row_pick(&common);
 
 	/* data, model */
 	job.in = stream_open(options_input(&common), "tokens|rollouts");

@@ -36,11 +36,14 @@ has_avx512(void)
 
 /* Host memory and the panels of kernels/panel.h, the same for every CPU. */
 #define CPU_MEMORY \
+	.limit = limit_cpu, \
+	.room = room_cpu, \
 	.alloc = alloc_cpu, \
 	.free = free_cpu, \
 	.upload = copy_cpu, \
 	.download = copy_cpu, \
 	.copy = copy_cpu, \
+	.copy_rows = copy_rows_cpu, \
 	.zero = zero_cpu, \
 	.sync = sync_cpu, \
 	.weight_elements = weight_elements_cpu, \

@@ -11,9 +11,12 @@
 #include "kernels/op.h"
 
 /* Memory and weights: kernels/memory.c, kernels/weight.c. */
+void limit_cpu(size_t bytes);
+size_t room_cpu(void);
 void *alloc_cpu(size_t bytes);
 void free_cpu(void *p);
 void copy_cpu(void *dst, const void *src, size_t bytes);	/* upload and download too */
+void copy_rows_cpu(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t bytes, int m);
 void zero_cpu(void *p, size_t bytes);
 void sync_cpu(void);
 size_t weight_elements_cpu(enum dtype type, int n, int k);

@@ -8,11 +8,14 @@
 CELLS(cuda);
 CELL(usable, cuda);
 CELL(why, cuda);
+CELL(limit, cuda);
+CELL(room, cuda);
 CELL(alloc, cuda);
 CELL(free, cuda);
 CELL(upload, cuda);
 CELL(download, cuda);
 CELL(copy, cuda);
+CELL(copy_rows, cuda);
 CELL(zero, cuda);
 CELL(sync, cuda);
 CELL(weight_elements, cuda);

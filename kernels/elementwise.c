@@ -7,12 +7,12 @@
 #include "kernels/value.h"
 
 void
-add_ref(void *y, const void *x, enum dtype type, size_t n)
+add_ref(void *y, float a, const void *x, enum dtype type, size_t n)
 {
 	size_t i;
 
 	for (i = 0; i < n; i++)
-		value_put(y, type, i, value_get(y, type, i) + value_get(x, type, i));
+		value_put(y, type, i, value_get(y, type, i) + a * value_get(x, type, i));
 }
 
 void

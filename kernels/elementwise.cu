@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * elementwise - what has no sums: gates, dropout, changes of type, angles, rows moved, AdamW
+ * elementwise - what has no sums: gates, dropout, changes of type, angles, rows moved and copied, AdamW
  *
  * 16 bytes a thread where all addresses allow it, else element by element; in f32 like the other
  * fast rows. One Philox call serves the four elements of its counter.
@@ -51,7 +51,9 @@ zip_all(void *y, const void *a, const void *b, size_t n, F f)
 }
 
 struct sum {
-	__device__ float operator()(float a, float b) const { return a + b; }
+	float a;
+
+	__device__ float operator()(float y, float x) const { return fmaf(a, x, y); }
 };
 
 struct same {
@@ -59,9 +61,9 @@ struct same {
 };
 
 void
-add_cuda(void *y, const void *x, enum dtype type, size_t n)
+add_cuda(void *y, float a, const void *x, enum dtype type, size_t n)
 {
-	WITH_TYPE(T, type, zip_all<T, T>(y, y, x, n, sum()));
+	WITH_TYPE(T, type, zip_all<T, T>(y, y, x, n, sum{ a }));
 }
 
 void
@@ -313,6 +315,36 @@ void
 scatter_cuda(void *dx, const void *dy, enum dtype type, const int *rows, int m, int c)
 {
 	move_all(dx, dy, type, rows, NULL, m, c);
+}
+
+/* Rows of n units of U; pitches in units. */
+template<typename U>
+static __global__ void
+copy_rows(U *y, size_t to, const U *x, size_t from, size_t n)
+{
+	for (size_t i = (size_t)blockIdx.y * THREADS + threadIdx.x; i < n; i += (size_t)gridDim.y * THREADS)
+		y[blockIdx.x * to + i] = x[blockIdx.x * from + i];
+}
+
+template<typename U>
+static void
+copy_units(void *dst, size_t to, const void *src, size_t from, size_t bytes, int m)
+{
+	size_t n = bytes / sizeof(U), blocks = blocks_of(n, THREADS);
+
+	LAUNCH(copy_rows<U>, dim3((unsigned)m, (unsigned)(blocks < 1024 ? blocks : 1024)), THREADS, 0, (U *)dst,
+	    to / sizeof(U), (const U *)src, from / sizeof(U), n);
+}
+
+void
+copy_rows_cuda(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t bytes, int m)
+{
+	if (!m || !bytes)
+		return;
+	if ((bytes | dst_pitch | src_pitch) % 16 == 0 && aligned(dst) && aligned(src))
+		copy_units<uint4>(dst, dst_pitch, src, src_pitch, bytes, m);
+	else
+		copy_units<char>(dst, dst_pitch, src, src_pitch, bytes, m);
 }
 
 /* A thread per element of the row: rows of weights are padded, rows of y are not. */

@@ -6,19 +6,19 @@
 enum { CHUNK = 1 << 14, BATCH = 1 << 8 };
 
 INLINE void
-add(void *y, const void *x, enum dtype type, size_t from, size_t to)
+add(void *y, vec a, const void *x, enum dtype type, size_t from, size_t to)
 {
 	size_t i;
 
 	for (i = from; i < to; i += W) {
 		int n = to - i < W ? (int)(to - i) : W;
 
-		vec_put_n(y, type, i, vec_get_n(y, type, i, n) + vec_get_n(x, type, i, n), n);
+		vec_put_n(y, type, i, vec_fma(a, vec_get_n(x, type, i, n), vec_get_n(y, type, i, n)), n);
 	}
 }
 
 void
-FN(add)(void *y, const void *x, enum dtype type, size_t n)
+FN(add)(void *y, float a, const void *x, enum dtype type, size_t n)
 {
 	size_t i;
 
@@ -27,9 +27,9 @@ FN(add)(void *y, const void *x, enum dtype type, size_t n)
 		size_t end = i + CHUNK < n ? i + CHUNK : n;
 
 		if (type == DT_BF16)
-			add(y, x, DT_BF16, i, end);
+			add(y, vec_set(a), x, DT_BF16, i, end);
 		else
-			add(y, x, DT_F32, i, end);
+			add(y, vec_set(a), x, DT_F32, i, end);
 	}
 }
 

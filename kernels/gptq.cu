@@ -7,9 +7,15 @@
  */
 #include <cuda_fp16.h>
 #include <math.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "kernels/device.cuh"
 #include "kernels/gptq.h"
+
+extern "C" {
+#include "lib/base/mem.h"
+}
 
 enum { THREADS = 256, NARROWEST = 21 };
 
@@ -143,10 +149,23 @@ to_device(const void *host, size_t bytes)
 	return p;
 }
 
+/* Rows of `width` bytes from the device to rows that are further apart. */
+static void
+spread(void *host, size_t pitch, const void *device, size_t width, int rows)
+{
+	char *dense = (char *)mem_alloc((size_t)rows * width);
+
+	download_cuda(dense, device, (size_t)rows * width);
+	for (int i = 0; i < rows; i++)
+		memcpy((char *)host + i * pitch, dense + i * width, width);
+	free(dense);
+}
+
 void
 gptq_cuda(const struct gptq *host)
 {
 	size_t n = (size_t)host->n, k = (size_t)host->k, cells = (size_t)host->groups * n, row = k * sizeof(double);
+	size_t stride = (size_t)host->stride;
 	struct gptq g = *host;
 	double *stale = host->stale && !host->ahead ? (double *)to_device(NULL, n * row) : NULL;
 	int most = 0;
@@ -167,9 +186,9 @@ gptq_cuda(const struct gptq *host)
 		CUDA(cudaFuncSetAttribute(quantise, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)row));
 	if (n)
 		LAUNCH(quantise, (unsigned)n, THREADS, row, g, stale);
-	download_cuda(host->q, g.q, k * n);
-	download_cuda(host->scales, g.scales, cells * sizeof *g.scales);
-	download_cuda(host->zeros, g.zeros, cells);
+	spread(host->q, stride, g.q, n, host->k);
+	spread(host->scales, stride * sizeof *g.scales, g.scales, n * sizeof *g.scales, host->groups);
+	spread(host->zeros, stride, g.zeros, n, host->groups);
 	download_cuda(host->error, g.error, n * sizeof *g.error);
 	free_cuda((void *)g.w);
 	free_cuda((void *)g.u);

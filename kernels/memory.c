@@ -5,13 +5,48 @@
  * Big blocks live in huge pages, but for their ends: a model has hundreds of blocks of a few megabytes,
  * and their last huge pages would be half empty.
  */
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "kernels/cpu.h"
+#include "lib/base/file.h"
 
 enum { CACHE_LINE = 64, HUGE_PAGE = 2 << 20 };
+
+static size_t most = SIZE_MAX;
+static _Atomic size_t given;
+
+void
+limit_cpu(size_t bytes)
+{
+	most = bytes ? bytes : SIZE_MAX;
+}
+
+/* memory.max of the control group, or no limit. */
+static size_t
+group_limit(void)
+{
+	size_t n, limit = SIZE_MAX;
+	char *text = file_read("/sys/fs/cgroup/memory.max", &n), *end;
+	unsigned long long max = text ? strtoull(text, &end, 10) : 0;
+
+	if (max)
+		limit = (size_t)max;
+	free(text);
+	return limit;
+}
+
+size_t
+room_cpu(void)
+{
+	size_t machine = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE), group = group_limit();
+
+	machine = group < machine ? group : machine;
+	return most < SIZE_MAX ? most : machine;
+}
 
 void *
 alloc_cpu(size_t bytes)
@@ -24,6 +59,10 @@ alloc_cpu(size_t bytes)
 	bytes = bytes ? (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE : CACHE_LINE;
 	if (posix_memalign(&p, align, bytes))
 		return NULL;
+	if ((given += malloc_usable_size(p)) > most) {
+		free_cpu(p);
+		return NULL;
+	}
 	if (align == HUGE_PAGE)
 		madvise(p, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
 	zero_cpu(p, bytes);
@@ -33,6 +72,7 @@ alloc_cpu(size_t bytes)
 void
 free_cpu(void *p)
 {
+	given -= malloc_usable_size(p);
 	free(p);
 }
 
@@ -40,6 +80,16 @@ void
 copy_cpu(void *dst, const void *src, size_t bytes)
 {
 	memcpy(dst, src, bytes);
+}
+
+void
+copy_rows_cpu(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t bytes, int m)
+{
+	int i;
+
+	#pragma omp parallel for schedule(static) if (bytes * (size_t)m > HUGE_PAGE)
+	for (i = 0; i < m; i++)
+		memcpy((char *)dst + (size_t)i * dst_pitch, (const char *)src + (size_t)i * src_pitch, bytes);
 }
 
 void

@@ -4,8 +4,7 @@
  *
  * Memory comes from the stream's own pool, so that neither alloc nor free waits. Uploads are copied
  * to a ring of pinned blocks and go on from there while the caller does; the host waits only for a
- * block that is still on its way. PIPESTILL_CUDA_MEMORY is a budget in bytes, with K, M or G behind it,
- * for tools that share a GPU: alloc then returns NULL beyond it.
+ * block that is still on its way.
  */
 #include <pthread.h>
 #include <stdlib.h>
@@ -19,6 +18,8 @@ static const size_t slot_bytes = 8 << 20;
 cudaStream_t cuda_stream;
 
 static cudaMemPool_t pool;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static size_t most;		/* bytes that the pool may have; 0: any */
 static struct {
 	char *data;
 	cudaEvent_t free;
@@ -64,24 +65,6 @@ usable_cuda(void)
 	return !why_cuda();
 }
 
-static size_t
-budget(void)
-{
-	const char *text = getenv("PIPESTILL_CUDA_MEMORY");
-	static const char units[] = "KMG";
-	const char *unit;
-	char *end;
-	double n;
-
-	if (!text)
-		return 0;
-	n = strtod(text, &end);
-	unit = *end ? strchr(units, *end) : NULL;
-	if (!(n > 0) || (*end && (!unit || end[1])))
-		die("PIPESTILL_CUDA_MEMORY is a number of bytes, or with K, M or G behind it, not '%s'", text);
-	return (size_t)(n * (double)((size_t)1 << (unit ? 10 * (unit - units + 1) : 0)));
-}
-
 static void
 open_device(void)
 {
@@ -91,7 +74,7 @@ open_device(void)
 	CUDA(cudaStreamCreateWithFlags(&cuda_stream, cudaStreamNonBlocking));
 	props.allocType = cudaMemAllocationTypePinned;
 	props.location.type = cudaMemLocationTypeDevice;
-	props.maxSize = budget();
+	props.maxSize = most;
 	CUDA(cudaMemPoolCreate(&pool, &props));
 	for (int i = 0; i < SLOTS; i++) {
 		CUDA(cudaMallocHost((void **)&ring[i].data, slot_bytes));
@@ -99,10 +82,30 @@ open_device(void)
 	}
 }
 
+void
+limit_cuda(size_t bytes)
+{
+	most = bytes;
+}
+
+/* What is free may be taken by others before it is asked for. */
+size_t
+room_cuda(void)
+{
+	size_t unused, all;
+	uint64_t given;
+
+	if (most)
+		return most;
+	pthread_once(&once, open_device);
+	CUDA(cudaMemGetInfo(&unused, &all));
+	CUDA(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &given));
+	return unused + (size_t)given;
+}
+
 void *
 alloc_cuda(size_t bytes)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	cudaError_t rc;
 	void *p;
 

@@ -179,12 +179,20 @@ struct backend {
 	int (*usable)(void);
 	const char *(*why)(void);	/* usable() says no; NULL in a CPU row: the CPU lacks it */
 
+	/*
+	 * Bytes that alloc may give in all; 0, as at first: what there is. Before the first alloc. room() is how many
+	 * it could give, with those that it gave.
+	 */
+	void (*limit)(size_t bytes);
+	size_t (*room)(void);
 	/* Memory. alloc returns zeroed memory, NULL when there is none. src of upload and dst of download: host. */
 	void *(*alloc)(size_t bytes);
 	void (*free)(void *p);
 	void (*upload)(void *dst, const void *src, size_t bytes);
 	void (*download)(void *dst, const void *src, size_t bytes);
 	void (*copy)(void *dst, const void *src, size_t bytes);
+	/* m rows of `bytes`; a pitch is bytes from one row to the next. */
+	void (*copy_rows)(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t bytes, int m);
 	void (*zero)(void *p, size_t bytes);
 	void (*sync)(void);
 
@@ -272,8 +280,8 @@ struct backend {
 	void (*gelu)(void *y, const void *x, enum dtype type, size_t n);
 	void (*gelu_backward)(void *dx, const void *dy, const void *x, enum dtype type, size_t n);
 
-	/* y += x; y = x through dropout (in place allowed; its own backward); y[i] = x[i] of another type. */
-	void (*add)(void *y, const void *x, enum dtype type, size_t n);
+	/* y += a x; y = x through dropout (in place allowed; its own backward); y[i] = x[i] of another type. */
+	void (*add)(void *y, float a, const void *x, enum dtype type, size_t n);
 	void (*dropout)(void *y, const void *x, enum dtype type, size_t n, const struct dropout *drop);
 	void (*convert)(void *y, enum dtype ytype, const void *x, enum dtype xtype, size_t n);
 	/* y[i] = x[rows[i]] for i < m; and dx[rows[i]] = dy[i] (rows are distinct; others are left alone). */

@@ -208,6 +208,21 @@ escaped() {
 	each check
 }
 
+@test "--memory is a size, beyond which nothing is taken" {
+	check() {
+		local size
+		[[ $("$tool" --help) == *--memory=* ]] || return 0
+		for size in x 0 -1 G 8Q 8G5; do
+			try --memory "$size" <"$input"
+			misuse
+		done
+		try --memory 1K <"$input"
+		said 1 '*memory*'
+		nothing_left
+	}
+	each check
+}
+
 @test "misuse: options without their argument" {
 	check() {
 		local option

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 #include "lib/base/threads.h"
 
 static struct common parsed;
+static char *memory;
 static int help, version;
 
 #define THREADS \
@@ -20,6 +22,7 @@ static int help, version;
 struct poptOption options_machine[] = {
 	{ "backend", 'b', POPT_ARG_STRING, &parsed.backend, 0,
 	    "compute with this row of kernels: ref, avx2, avx512, cuda (default: the fastest)", "NAME" },
+	{ "memory", 0, POPT_ARG_STRING, &memory, 0, "take no more of its memory, as in 8G (default: all there is)", "SIZE" },
 	THREADS,
 	QUIET,
 	POPT_TABLEEND
@@ -34,6 +37,23 @@ struct poptOption options_help[] = {
 	{ "version", 'V', POPT_ARG_NONE, &version, 0, "print the version", NULL },
 	POPT_TABLEEND
 };
+
+static size_t
+size_parse(const char *text)
+{
+	static const char units[] = "KMGT";
+	char *end;
+	double n = strtod(text, &end);
+	const char *unit = *end ? strchr(units, *end) : NULL;
+
+	if (unit)
+		end++;
+	if (!(n > 0) || *end)
+		die_usage("--memory takes a size as in 8G, not '%s'", text);
+	for (; unit && unit >= units; unit--)
+		n *= 1024;
+	return n < (double)SIZE_MAX ? (size_t)n : SIZE_MAX;
+}
 
 _Noreturn static void
 print_end(void)
@@ -75,6 +95,8 @@ options_parse(int argc, const char **argv, const struct poptOption *table,
 		printf("%s (pipestill) %s\n", progname, PIPESTILL_VERSION);
 		print_end();
 	}
+	if (memory)
+		parsed.memory = size_parse(memory);
 	*common = parsed;
 	common->argc = argc;
 	common->argv = argv;

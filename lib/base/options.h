@@ -16,6 +16,7 @@
 struct common {
 	char *backend;		/* NULL: the fastest usable row */
 	int threads;		/* 0: as many as there are cores */
+	size_t memory;		/* bytes that the row may take; 0: what there is */
 	int quiet;		/* no progress on stderr */
 	const char **operands;	/* NULL-terminated; never NULL after options_parse() */
 	int noperands;
@@ -23,7 +24,7 @@ struct common {
 	const char **argv;
 };
 
-extern struct poptOption options_machine[];	/* -b, -j, -q; for tools that compute */
+extern struct poptOption options_machine[];	/* -b, --memory, -j, -q; for tools that compute */
 extern struct poptOption options_threads[];	/* -j; for tools that compute without kernels */
 extern struct poptOption options_threads_quiet[];	/* -j, -q; for those that print what they did, too */
 extern struct poptOption options_help[];	/* -h, -V; for every tool */

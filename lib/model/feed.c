@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "lib/base/die.h"
 #include "lib/model/feed.h"
+#include "lib/model/row.h"
 #include "lib/text/agree.h"
 
 static const char *directory, *dtype, *head, *shard;
@@ -36,15 +37,14 @@ void
 feed_open(struct feed *f, const char *want, int keep, const struct common *common)
 {
 	static const char *const types[] = { "f32", "bf16", NULL }, *const heads[] = { "stored", "int8", NULL };
-	const struct backend *be = backend_pick(common->backend);
+	const struct backend *be;
 	enum dtype type = !dtype ? DT_NONE : options_choice("dtype", dtype, types) ? DT_BF16 : DT_F32;
 
 	if (!directory)
 		die_usage("--model is needed");
 	if (rows < 1)
 		die_usage("--micro-tokens must be positive");
-	if (!be)
-		die_usage("--backend '%s': %s", common->backend, backend_why(common->backend));
+	be = row_pick(common);
 	*f = (struct feed){ .directory = directory, .rows = rows, .int8 = head && options_choice("head", head, heads) };
 	f->in = stream_open(options_input(common), want);
 	stream_shard(f->in, shard);

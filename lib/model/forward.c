@@ -196,7 +196,7 @@ residual(const struct forward *f, void *out, const void *x, const void *in, cons
 	}
 	linear(f, f->normed, in, l, m, 0);
 	f->be->dropout(f->normed, f->normed, f->m->type, n, &drop);
-	f->be->add(out, f->normed, f->m->type, n);
+	f->be->add(out, 1, f->normed, f->m->type, n);
 }
 
 static struct heads

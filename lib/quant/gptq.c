@@ -32,7 +32,7 @@ static void
 correct(float *out, const float *w, int row, int rows, const struct hessian *h, const struct factor *f, float a)
 {
 	size_t k = (size_t)f->k, n = (size_t)rows, o, j;
-	float *t = h->be->alloc(n * k * sizeof *t), *moved = mem_alloc(n * k * sizeof *moved);
+	float *t = mem_alloc(n * k * sizeof *t), *moved = mem_alloc(n * k * sizeof *moved);
 
 	hessian_target(h, t, w, row, rows);
 	for (o = 0; o < n; o++)
@@ -42,7 +42,7 @@ correct(float *out, const float *w, int row, int rows, const struct hessian *h, 
 	for (o = 0; o < n; o++)
 		for (j = 0; j < k; j++)
 			out[o * k + (size_t)f->order[j]] += a * moved[o * k + j];
-	h->be->free(t);
+	free(t);
 	free(moved);
 }
 

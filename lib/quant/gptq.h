@@ -49,7 +49,7 @@ void factor_free(struct factor *f);
 /* A layer of n outputs whose codes are to be found. */
 void gptq_begin(struct quantised *l, int n, const struct factor *f, const struct gptq_options *o);
 /*
- * Codes of rows row .. row+rows-1 of it; w [rows, k] (backend memory) are these, which are rows
+ * Codes of rows row .. row+rows-1 of it; w [rows, k] (host memory) are these, which are rows
  * hrow .. of the weights that h is of. Returns sum e^2, of which `energy` (where not NULL) is the
  * whole: the sum of squares of the rows' outputs, as H has them.
  */

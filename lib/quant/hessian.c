@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 #include <stdlib.h>
-#include <string.h>
 
 #include "lib/base/die.h"
 #include "lib/base/mem.h"
@@ -99,35 +98,13 @@ hessian_bytes(enum dtype type, int k, int rows, const struct weight *w)
 	    c * c * sizeof(float));
 }
 
-/* Columns from .. from+count-1 of x [m, k], dense. */
+/* Columns of tile i of x [m, k], dense. */
 static void
-columns(void *out, const void *x, size_t size, int m, int k, int from, int count)
+columns(const struct hessian *h, void *out, const void *x, size_t size, int m, int i)
 {
-	size_t width = (size_t)count * size;
-	int r;
+	size_t bytes = (size_t)width(h->k, i) * size;
 
-	#pragma omp parallel for
-	for (r = 0; r < m; r++)
-		memcpy((char *)out + (size_t)r * width,
-		    (const char *)x + ((size_t)r * (size_t)k + (size_t)from) * size, width);
-}
-
-/* x -= y */
-static void
-subtract(void *x, const void *y, enum dtype type, size_t n)
-{
-	const uint16_t *y16 = y;
-	const float *y32 = y;
-	uint16_t *x16 = x;
-	float *x32 = x;
-	size_t i;
-
-	#pragma omp parallel for
-	for (i = 0; i < n; i++)
-		if (type == DT_BF16)
-			x16[i] = f32_to_bf16(bf16_to_f32(x16[i]) - bf16_to_f32(y16[i]));
-		else
-			x32[i] -= y32[i];
+	h->be->copy_rows(out, bytes, (const char *)x + (size_t)(i * TILE) * size, (size_t)h->k * size, bytes, m);
 }
 
 static void
@@ -135,7 +112,7 @@ add_cross(struct hessian *h, const void *y, void *x, int m)
 {
 	enum dtype t = h->type;
 
-	subtract(x, y, t, (size_t)m * (size_t)h->k);
+	h->be->add(x, -1, y, t, (size_t)m * (size_t)h->k);
 	if (by_outputs(h->w, h->k)) {
 		h->be->matmul(h->outputs, t, x, t, h->w, NULL, m, h->w->n, 0);
 		x = h->outputs;
@@ -146,12 +123,11 @@ add_cross(struct hessian *h, const void *y, void *x, int m)
 void
 hessian_add(struct hessian *h, const void *y, void *x, int m)
 {
-	size_t size = dtype_size(h->type);
 	enum dtype t = h->type;
 	int i, j;
 
 	for (i = 0; i < h->side; i++) {
-		columns(h->strips[i], y, size, m, h->k, i * TILE, width(h->k, i));
+		columns(h, h->strips[i], y, dtype_size(t), m, i);
 		for (j = 0; j <= i; j++)
 			h->be->matmul_dw(tile(h, i, j)->data, tile(h, i, j), h->strips[i], t, h->strips[j], t, m,
 			    tile(h, i, j)->n);
@@ -212,30 +188,66 @@ hessian_lower(const struct hessian *h, const int *place, float *out)
 			place_tile(h, i, j, place, out);
 }
 
+static float *
+upload(const struct backend *be, const float *w, size_t n)
+{
+	float *device = allocate(be, n * sizeof *device);
+
+	be->upload(device, w, n * sizeof *w);
+	return device;
+}
+
+/* sum of y[n, columns] w[n, k] over the columns of tile i of w. */
+static double
+dot(const struct hessian *h, const float *y, const float *w, int n, int i)
+{
+	size_t columns = (size_t)width(h->k, i), k = (size_t)h->k, o, c;
+	double sum = 0;
+
+	for (o = 0; o < (size_t)n; o++)
+		for (c = 0; c < columns; c++)
+			sum += (double)y[o * columns + c] * (double)w[o * k + (size_t)(i * TILE) + c];
+	return sum;
+}
+
 /* Tiles left of the diagonal count twice: H is symmetric. */
 double
 hessian_energy(const struct hessian *h, const float *w, int n)
 {
-	float *left = allocate(h->be, (size_t)n * TILE * sizeof *left);
-	float *y = allocate(h->be, (size_t)n * TILE * sizeof *y);
-	size_t k = (size_t)h->k;
+	size_t size = (size_t)n * TILE * sizeof(float);
+	float *all = upload(h->be, w, (size_t)n * (size_t)h->k), *left = allocate(h->be, size);
+	float *product = allocate(h->be, size), *y = mem_alloc(size);
 	double sum = 0;
-	int i, j, o, c;
+	int i, j;
 
-	for (i = 0; i < h->side; i++)
-		for (j = 0; j <= i; j++) {
+	for (j = 0; j < h->side; j++) {
+		columns(h, left, all, sizeof *w, n, j);
+		for (i = j; i < h->side; i++) {
 			const struct weight *t = tile(h, i, j);
 
-			columns(left, w, sizeof *w, n, h->k, j * TILE, t->k);
-			h->be->matmul(y, DT_F32, left, DT_F32, t, NULL, n, t->n, 0);
-			for (o = 0; o < n; o++)
-				for (c = 0; c < t->n; c++)
-					sum += (i == j ? 1 : 2) * (double)y[(size_t)o * (size_t)t->n + (size_t)c] *
-					    (double)w[(size_t)o * k + (size_t)(i * TILE + c)];
+			h->be->matmul(product, DT_F32, left, DT_F32, t, NULL, n, t->n, 0);
+			h->be->download(y, product, (size_t)n * (size_t)t->n * sizeof *y);
+			sum += (i == j ? 1 : 2) * dot(h, y, w, n, i);
 		}
+	}
+	h->be->free(all);
 	h->be->free(left);
-	h->be->free(y);
+	h->be->free(product);
+	free(y);
 	return sum * 2 / (double)h->tokens;
+}
+
+/* out = w C */
+static void
+apply(const struct hessian *h, float *out, const float *w, int rows)
+{
+	size_t n = (size_t)rows * (size_t)h->k;
+	float *in = upload(h->be, w, n), *product = allocate(h->be, n * sizeof *product);
+
+	h->be->matmul_dx(product, DT_F32, in, DT_F32, &h->cross, rows, h->k, 0);
+	h->be->download(out, product, n * sizeof *out);
+	h->be->free(in);
+	h->be->free(product);
 }
 
 void
@@ -247,7 +259,7 @@ hessian_target(const struct hessian *h, float *out, const float *w, int row, int
 	if (by_outputs(h->w, h->k))
 		h->be->weight_get(out, DT_F32, &h->cross, row, rows, 0);
 	else
-		h->be->matmul_dx(out, DT_F32, w, DT_F32, &h->cross, rows, h->k, 0);
+		apply(h, out, w, rows);
 	for (i = 0; i < n; i++)
 		out[i] *= scale;
 }

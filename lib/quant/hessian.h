@@ -40,9 +40,9 @@ void hessian_add(struct hessian *h, const void *y, void *x, int m);
 void hessian_diagonal(const struct hessian *h, float *d);
 /* The lower triangle of H with input i at place[i], to out[k, k]; what lies above it is left alone. */
 void hessian_lower(const struct hessian *h, const int *place, float *out);
-/* sum of w H w^T over n rows w[k], backend memory: the energy of their outputs. */
+/* sum of w H w^T over n rows w[k], host memory: the energy of their outputs. */
 double hessian_energy(const struct hessian *h, const float *w, int n);
-/* Rows row .. row+rows-1 of T; w [rows, k] are the weights' rows, backend memory. */
+/* Rows row .. row+rows-1 of T; w [rows, k] are the weights' rows. Both are host memory. */
 void hessian_target(const struct hessian *h, float *out, const float *w, int row, int rows);
 
 #endif

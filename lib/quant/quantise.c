@@ -46,11 +46,9 @@ quantise_param(const struct model *m, const struct param *param, const struct we
 	struct quantised l;
 	struct quantised_layer done = { .param = param, .codes = &l, .damp = f->damp, .dead = f->ndead };
 	int slice = param->rows < SLICE ? param->rows : SLICE, row, n;
-	float *rows = be->alloc(mem_mul((size_t)slice * sizeof *rows, (size_t)w->k));
+	float *rows = mem_alloc(mem_mul((size_t)slice * sizeof *rows, (size_t)w->k));
 	double all = 0, energy;
 
-	if (!rows)
-		die("no memory for %d rows of '%s'", slice, param->name);
 	gptq_begin(&l, param->rows, f, &p->options);
 	for (row = 0; row < param->rows; row += n) {
 		n = param->rows - row < slice ? param->rows - row : slice;
@@ -60,7 +58,7 @@ quantise_param(const struct model *m, const struct param *param, const struct we
 		quantised_weights(rows, &l, row, n);
 		be->weight_put(q, param->row + row, n, rows, DT_F32, 0);
 	}
-	be->free(rows);
+	free(rows);
 	done.error = all > 0 ? done.error / all : 0;
 	done.seconds = clock_now() - *seconds;
 	*seconds += done.seconds;
@@ -159,14 +157,14 @@ quantise_head(struct calibration *c, struct weight *q, const struct plan *p)
 	hessian_free(&h);
 }
 
-/* Hessian, factor, and what a slice of rows takes: itself, the corrected, the target twice, its energy's parts. */
+/* Hessian, factor, and what a slice of rows takes: itself, the corrected, copies for the backend, its energy's parts. */
 static size_t
 matrix_bytes(const struct calibration *c, const struct weight *w)
 {
 	size_t k = (size_t)w->k, n = (size_t)(w->n < SLICE ? w->n : SLICE);
 
 	return hessian_bytes(c->m->type, w->k, c->most, c->corrected ? w : NULL) + k * k * sizeof(float) +
-	    (c->corrected ? 4 : 3) * n * k * sizeof(float) + (size_t)w->n * k;
+	    (c->corrected ? 5 : 4) * n * k * sizeof(float) + (size_t)w->n * k;
 }
 
 size_t

@@ -2,11 +2,8 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "lib/base/die.h"
-#include "lib/base/file.h"
-#include "lib/base/mem.h"
 #include "lib/train/plan.h"
 
 enum { PROCESS = 48 << 20 };	/* code, streams and their frames, threads' stacks */
@@ -17,29 +14,6 @@ plan_bytes(const struct plan *p)
 {
 	return PROCESS + optimizer_bytes(p->m, p->type) + p->teacher +
 	    trainer_bytes(p->m, p->type, p->columns, p->rows, p->keep);
-}
-
-/* memory.max of the group, or no limit. */
-static size_t
-group_limit(void)
-{
-	size_t n, limit = SIZE_MAX;
-	char *text = file_read("/sys/fs/cgroup/memory.max", &n), *end;
-	unsigned long long max = text ? strtoull(text, &end, 10) : 0;
-
-	if (max)
-		limit = (size_t)max;
-	free(text);
-	return limit;
-}
-
-size_t
-plan_machine(void)
-{
-	size_t machine = mem_mul((size_t)sysconf(_SC_PHYS_PAGES), (size_t)sysconf(_SC_PAGESIZE));
-	size_t group = group_limit();
-
-	return group < machine ? group : machine;
 }
 
 static double

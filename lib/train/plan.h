@@ -16,8 +16,6 @@ struct plan {
 
 /* The peak, in bytes. */
 size_t plan_bytes(const struct plan *p);
-/* What this machine, or the control group that the process is in, has. */
-size_t plan_machine(void);
 /* Die when the plan does not fit into `limit`, with the options that would. */
 void plan_check(const struct plan *p, size_t limit);
 

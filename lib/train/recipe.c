@@ -41,8 +41,6 @@ struct poptOption recipe_options[] = {
 	    "compute in f32, or in bf16 with an f32 master (default: bf16 where the file is)", "TYPE" },
 	{ "save-dtype", 0, POPT_ARG_STRING, &recipe.save_dtype_name, 0, "of the saved model (default: --dtype)", "TYPE" },
 	{ "recompute", 0, POPT_ARG_NONE, &recipe.recompute, 0, "compute activations twice, keep few", NULL },
-	{ "memory", 0, POPT_ARG_STRING, &recipe.memory, 0, "refuse to start beyond this, as in 8G (default: all there is)",
-	    "SIZE" },
 	{ "save-every", 0, POPT_ARG_INT, &recipe.save_every, 0, "save every N steps (default: every ten minutes)", "N" },
 	POPT_TABLEEND
 };
@@ -60,23 +58,6 @@ need(int holds, const char *what)
 {
 	if (!holds)
 		die_usage("%s", what);
-}
-
-static size_t
-size_parse(const char *text)
-{
-	static const char units[] = "KMGT";
-	char *end;
-	double n = strtod(text, &end);
-	const char *unit = *end ? strchr(units, *end) : NULL;
-
-	if (unit)
-		end++;
-	if (!(n > 0) || *end)
-		die_usage("--memory takes a size as in 8G, not '%s'", text);
-	for (; unit && unit >= units; unit--)
-		n *= 1024;
-	return n < (double)SIZE_MAX ? (size_t)n : SIZE_MAX;
 }
 
 static enum dtype
@@ -128,7 +109,6 @@ recipe_check(struct recipe *r)
 	    "--betas must be in [0, 1)");
 	r->type = type_parse("dtype", r->dtype_name);
 	r->save_type = type_parse("save-dtype", r->save_dtype_name);
-	r->memory_limit = r->memory ? size_parse(r->memory) : 0;
 }
 
 void

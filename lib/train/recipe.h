@@ -19,7 +19,7 @@
 struct recipe {
 	char *model;			/* directory of the student */
 	char *output;			/* run directory */
-	char *schedule_name, *dtype_name, *save_dtype_name, *memory, *betas, *dev;
+	char *schedule_name, *dtype_name, *save_dtype_name, *betas, *dev;
 	double lr, lr_end, clip, decay, eps, dropout;
 	int epochs, steps, warmup, batch, micro_tokens, no_shuffle, recompute;
 	int seed, dev_every, save_every;
@@ -27,7 +27,6 @@ struct recipe {
 	struct schedule schedule;	/* steps are set when the data is known */
 	struct adamw_options adamw;
 	enum dtype type, save_type;	/* DT_NONE: the file's own */
-	size_t memory_limit;		/* bytes; 0: what the machine has */
 };
 
 extern struct recipe recipe;

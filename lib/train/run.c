@@ -58,7 +58,7 @@ run_plan(struct run *r, const struct plan *plan)
 		warn("%s of %d records, %s on %s, at most %.2f GiB of memory", steps, r->recipe->batch,
 		    dtype_name(r->model->type), r->model->be->name, (double)plan_bytes(plan) / (1 << 30));
 	free(steps);
-	plan_check(plan, r->recipe->memory_limit ? r->recipe->memory_limit : plan_machine());
+	plan_check(plan, r->model->be->room());
 	optimizer_init(&r->optimizer, r->model, &r->recipe->adamw);
 }
 

@@ -148,7 +148,7 @@ heads(void)
 }
 
 static void norm(void *u) { (void)u; be->norm(a, b, DT_BF16, w, NULL, 1e-6f, stats, tokens, shape.hidden); }
-static void add(void *u) { (void)u; be->add(a, b, DT_BF16, (size_t)tokens * shape.ffn); }
+static void add(void *u) { (void)u; be->add(a, 1, b, DT_BF16, (size_t)tokens * shape.ffn); }
 static void swiglu(void *u) { (void)u; be->swiglu(a, b, DT_BF16, tokens, shape.ffn); }
 static void swiglu_back(void *u) { (void)u; be->swiglu_backward(a, c, b, DT_BF16, tokens, shape.ffn); }
 static void squares(void *u) { (void)u; be->sum_squares((double *)stats, (float *)b, (size_t)tokens * shape.ffn); }

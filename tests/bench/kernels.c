@@ -44,7 +44,7 @@ static void rope(void) { be->rope(a, DT_BF16, table, positions, M, WIDTH, HEADS 
 static void swiglu(void) { be->swiglu(a, b, DT_BF16, M, F); }
 static void swiglu_back(void) { be->swiglu_backward(a, c, b, DT_BF16, M, F); }
 static void gelu(void) { be->gelu(a, b, DT_BF16, (size_t)M * F); }
-static void add(void) { be->add(a, b, DT_BF16, (size_t)M * F); }
+static void add(void) { be->add(a, 1, b, DT_BF16, (size_t)M * F); }
 static void dropout(void) { be->dropout(a, b, DT_BF16, (size_t)M * F, &drop); }
 static void attention(void) { be->attention(a, stats, b, DT_BF16, &seq, &heads, NULL); }
 static void attention_drop(void) { be->attention(a, stats, b, DT_BF16, &seq, &heads, &drop); }

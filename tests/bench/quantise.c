@@ -29,7 +29,7 @@ static const struct shape {
 static uint16_t *
 numbers(const struct backend *be, size_t n)
 {
-	uint16_t *x = be->alloc(n * sizeof *x);
+	uint16_t *x = mem_alloc(n * sizeof *x), *device = be->alloc(n * sizeof *device);
 	uint32_t seed = 1;
 	size_t i;
 
@@ -37,7 +37,9 @@ numbers(const struct backend *be, size_t n)
 		seed = seed * 1664525 + 1013904223;
 		x[i] = f32_to_bf16((float)(int32_t)seed * 0x1p-31f);
 	}
-	return x;
+	be->upload(device, x, n * sizeof *x);
+	free(x);
+	return device;
 }
 
 static double
@@ -48,7 +50,7 @@ measure(const struct backend *be, const struct shape *s, int tokens, int target)
 	struct gptq_options o = { .bits = 4, .group = 128, .sym = 1, .order = target ? ORDER_STATIC : ORDER_OFF,
 	    .signs = target, .mse = target ? 2.4f : 0, .target = target ? 0.5f : 0, .plain = !target, .damp = 0.01f };
 	uint16_t *y = numbers(be, (size_t)CHUNK * (size_t)s->k), *x = numbers(be, (size_t)CHUNK * (size_t)s->k);
-	float *rows = be->alloc((size_t)s->n * (size_t)s->k * sizeof *rows);
+	float *rows = mem_alloc((size_t)s->n * (size_t)s->k * sizeof *rows);
 	double peak = peak_flops(1), flops = (double)tokens * s->k * (s->k + 1.0), t[4];
 	struct hessian h;
 	struct factor f;
@@ -79,7 +81,7 @@ measure(const struct backend *be, const struct shape *s, int tokens, int target)
 	factor_free(&f);
 	hessian_free(&h);
 	be->free(w.data);
-	be->free(rows);
+	free(rows);
 	be->free(x);
 	be->free(y);
 	return t[3] - t[0];

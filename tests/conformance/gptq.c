@@ -34,9 +34,9 @@ options_of(const json_t *c)
 }
 
 static float *
-upload(const struct backend *be, const double *x, size_t n)
+to_f32(const double *x, size_t n)
 {
-	float *f = be->alloc(n * sizeof *f);
+	float *f = mem_alloc(n * sizeof *f);
 	size_t i;
 
 	for (i = 0; i < n; i++)
@@ -49,15 +49,17 @@ static float *
 quantise(struct verdict *v, struct quantised *q, const struct layer *l, const struct gptq_options *o,
     const struct kit *k)
 {
-	float *w = upload(k->be, l->w, l->nw), *x = upload(k->be, l->x, l->nx);
+	float *w = to_f32(l->w, l->nw), *x = to_f32(l->x, l->nx), *inputs = k->be->alloc(l->nx * sizeof *inputs);
 	struct hessian h;
 	struct factor f;
 	char why[REASON_MAX];
 	int rc;
 
 	hessian_init(&h, k->be, DT_F32, l->k, l->tokens, NULL);
-	hessian_add(&h, x, NULL, l->tokens);
-	k->be->free(x);
+	k->be->upload(inputs, x, l->nx * sizeof *x);
+	hessian_add(&h, inputs, NULL, l->tokens);
+	k->be->free(inputs);
+	free(x);
 	if ((rc = factor_init(&f, &h, o, why))) {
 		fail(v, "%s", why);
 	} else {
@@ -66,7 +68,7 @@ quantise(struct verdict *v, struct quantised *q, const struct layer *l, const st
 		factor_free(&f);
 	}
 	hessian_free(&h);
-	k->be->free(w);
+	free(w);
 	if (rc)
 		return NULL;
 	w = mem_alloc(l->nw * sizeof *w);

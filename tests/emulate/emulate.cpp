@@ -224,6 +224,7 @@ launch(dim3 grid, unsigned threads, size_t shared, const std::function<void()> &
  */
 
 static const size_t arena_bytes = (size_t)64 << 30;
+static size_t most = arena_bytes;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char *arena;
 static size_t used;
@@ -269,6 +270,8 @@ take(size_t size)
 		unused.erase(found);
 		return p;
 	}
+	if (used + size > most)
+		return NULL;
 	if (!arena)
 		arena = (char *)mmap(NULL, arena_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	p = arena + used;
@@ -285,10 +288,11 @@ alloc_cuda(size_t bytes)
 
 	while (size < bytes)
 		size *= 2;
-	if (used + size > arena_bytes)
-		return NULL;
 	pthread_mutex_lock(&lock);
-	p = take(size);
+	if (!(p = take(size))) {
+		pthread_mutex_unlock(&lock);
+		return NULL;
+	}
 	sizes[p] = size;
 	reach(1);
 	memset(p, 0, bytes);
@@ -323,6 +327,8 @@ zero_cuda(void *p, size_t bytes)
 }
 
 int usable_cuda(void) { return 1; }
+void limit_cuda(size_t bytes) { most = bytes ? bytes : arena_bytes; }
+size_t room_cuda(void) { return most; }
 const char *why_cuda(void) { return NULL; }
 void upload_cuda(void *dst, const void *src, size_t bytes) { copy_cuda(dst, src, bytes); }
 void download_cuda(void *dst, const void *src, size_t bytes) { copy_cuda(dst, src, bytes); }

@@ -325,7 +325,7 @@ call_gelu_backward(const struct backend *be, void **p, const struct shape *s)
 static void
 call_add(const struct backend *be, void **p, const struct shape *s)
 {
-	be->add(p[0], p[1], s->type, (size_t)s->c);
+	be->add(p[0], s->flag ? 0.75f : -1, p[1], s->type, (size_t)s->c);
 }
 
 static void
@@ -347,6 +347,15 @@ call_rows(const struct backend *be, void **p, const struct shape *s)
 		be->gather(p[0], p[1], s->type, p[2], s->m, s->c);
 	else
 		be->scatter(p[0], p[1], s->type, p[2], s->m, s->c);
+}
+
+/* From rows of c + 2 pad elements to rows of c + pad. */
+static void
+call_copy_rows(const struct backend *be, void **p, const struct shape *s)
+{
+	size_t size = dtype_size(s->type), pad = s->flag ? 8 : 3, c = (size_t)s->c;
+
+	be->copy_rows(p[0], (c + pad) * size, p[1], (c + 2 * pad) * size, c * size, s->m);
 }
 
 /* Lengths 0 .. 40 and some that threads share. */
@@ -435,8 +444,11 @@ test_elementwise(const struct backend *be)
 		for (j = 0; j < 9; j++)
 			element_set(a, j, (j * 7 + 3) % 20);
 		compare(&t, be, call_rows, &s);
+		array(&t, s.type, (size_t)(s.m * (s.c + 8)), 1, 0);
+		array(&t, s.type, (size_t)(s.m * (s.c + 16)), 1, -1);
+		compare(&t, be, call_copy_rows, &s);
 	}
-	verdict(&t, be, "gather and scatter");
+	verdict(&t, be, "gather, scatter and copy_rows");
 }
 
 /* attention */
