@@ -6,12 +6,14 @@
  *   w -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
  *
  * The master of a bf16 weight is cut in two, (w << 16) + lo with lo in [-2^15, 2^15): the weight is
- * the master rounded to nearest, and no bit of it is stored twice.
+ * the master rounded to nearest, and no bit of it is stored twice. Without a master, what is cut off
+ * says how likely the weight is rounded up.
  */
 #include <math.h>
 #include <string.h>
 
 #include "kernels/cells.h"
+#include "kernels/philox.h"
 
 static float
 master_get(const void *w, enum dtype type, const int16_t *lo, size_t i)
@@ -21,13 +23,24 @@ master_get(const void *w, enum dtype type, const int16_t *lo, size_t i)
 
 	if (type != DT_BF16)
 		return ((const float *)w)[i];
-	bits = ((uint32_t)((const uint16_t *)w)[i] << 16) + (uint32_t)lo[i];
+	bits = ((uint32_t)((const uint16_t *)w)[i] << 16) + (lo ? (uint32_t)lo[i] : 0);
 	memcpy(&value, &bits, sizeof value);
 	return value;
 }
 
+static uint32_t
+word_of(const struct adamw *h, uint64_t i)
+{
+	const uint32_t counter[4] = { (uint32_t)(i / 4), (uint32_t)(i / 4 >> 32), h->stream, 1 };
+	const uint32_t key[2] = { (uint32_t)h->seed, (uint32_t)(h->seed >> 32) };
+	uint32_t words[4];
+
+	philox(words, counter, key);
+	return words[i % 4];
+}
+
 static void
-master_put(void *w, enum dtype type, int16_t *lo, size_t i, float value)
+master_put(void *w, enum dtype type, int16_t *lo, size_t i, float value, const struct adamw *h)
 {
 	uint32_t bits;
 
@@ -36,8 +49,9 @@ master_put(void *w, enum dtype type, int16_t *lo, size_t i, float value)
 		return;
 	}
 	memcpy(&bits, &value, sizeof bits);
-	((uint16_t *)w)[i] = (uint16_t)((bits + 0x8000) >> 16);
-	lo[i] = (int16_t)bits;
+	((uint16_t *)w)[i] = (uint16_t)((bits + (lo ? 0x8000 : word_of(h, i) & 0xffff)) >> 16);
+	if (lo)
+		lo[i] = (int16_t)bits;
 }
 
 void
@@ -53,7 +67,7 @@ adamw_ref(void *w, enum dtype type, int16_t *lo, float *m, float *v, float *g, s
 		v[i] = (float)(h->beta2 * v[i] + (1 - h->beta2) * grad * grad);
 		weight -= h->lr * h->decay * weight;
 		weight -= h->lr * (m[i] / h->correction1) / (sqrt(v[i] / h->correction2) + h->eps);
-		master_put(w, type, lo, i, (float)weight);
+		master_put(w, type, lo, i, (float)weight, h);
 		g[i] = 0;
 	}
 }

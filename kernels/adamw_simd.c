@@ -7,7 +7,7 @@
 #include <math.h>
 
 #include "kernels/cells.h"
-#include "kernels/vec.h"
+#include "kernels/vkeep.h"
 
 enum { CHUNK = 1 << 14, PARTS = 1 << 10 };
 
@@ -16,30 +16,42 @@ master_get(const void *w, enum dtype type, const int16_t *lo, size_t i, int n)
 {
 	int16_t tail[W] = { 0 };
 
-	if (type != DT_BF16)
-		return vec_get_n(w, DT_F32, i, n);
+	if (type != DT_BF16 || !lo)
+		return vec_get_n(w, type, i, n);
 	if (n >= W)
 		return vec_from_bits(vec_bits(vec_get(w, DT_BF16, i)) + veci_load_16(lo + i));
 	memcpy(tail, lo + i, (size_t)n * sizeof *tail);
 	return vec_from_bits(vec_bits(vec_get_n(w, DT_BF16, i, n)) + veci_load_16(tail));
 }
 
+/* The lower halves of n numbers. */
 INLINE void
-master_put(void *w, enum dtype type, int16_t *lo, size_t i, vec value, int n)
+halves_put(void *to, veci x, int n)
 {
-	veci bits = vec_bits(value), high = (bits + 0x8000) >> 16;
 	uint16_t tail[W];
+
+	if (n >= W) {
+		veci_store_16(to, x);
+	} else {
+		veci_store_16(tail, x);
+		memcpy(to, tail, (size_t)n * sizeof *tail);
+	}
+}
+
+/* words: of the elements, where lo is NULL. */
+INLINE void
+master_put(void *w, enum dtype type, int16_t *lo, size_t i, vec value, int n, const uint32_t *words)
+{
+	veci bits = vec_bits(value), word;
 
 	if (type != DT_BF16) {
 		vec_put_n(w, DT_F32, i, value, n);
-	} else if (n >= W) {
-		veci_store_16((uint16_t *)w + i, high);
-		veci_store_16(lo + i, bits);
+	} else if (lo) {
+		halves_put((uint16_t *)w + i, (bits + 0x8000) >> 16, n);
+		halves_put(lo + i, bits, n);
 	} else {
-		veci_store_16(tail, high);
-		memcpy((uint16_t *)w + i, tail, (size_t)n * sizeof *tail);
-		veci_store_16(tail, bits);
-		memcpy(lo + i, tail, (size_t)n * sizeof *tail);
+		memcpy(&word, words, sizeof word);
+		halves_put((uint16_t *)w + i, (bits + (word & 0xffff)) >> 16, n);
 	}
 }
 
@@ -53,18 +65,21 @@ update(void *w, enum dtype type, int16_t *lo, float *m, float *v, float *g, size
 	const vec decay = vec_set((float)(-h->lr * h->decay)),
 	    rate = vec_set((float)(h->lr / h->correction1));
 	const vec root2 = vec_set((float)(1 / sqrt(h->correction2)));
+	uint32_t words[KEEP_WORDS];
 	size_t i;
 
 	for (i = from; i < to; i += W) {
-		int n = to - i < W ? (int)(to - i) : W;
+		int n = to - i < W ? (int)(to - i) : W, at = (int)((i - from) % KEEP_WORDS);
 		vec grad = scale * vec_get_n(g, DT_F32, i, n),
 		    weight = master_get(w, type, lo, i, n);
 		vec mean = vec_fma(rest1, grad, beta1 * vec_get_n(m, DT_F32, i, n));
 		vec square = vec_fma(rest2, grad * grad, beta2 * vec_get_n(v, DT_F32, i, n));
 
+		if (type == DT_BF16 && !lo && !at)
+			keep_words(words, i / 4, h->seed, h->stream, 1);
 		weight = vec_fma(decay, weight, weight);
 		weight -= rate * mean / vec_fma(vec_sqrt(square), root2, eps);
-		master_put(w, type, lo, i, weight, n);
+		master_put(w, type, lo, i, weight, n, words + at);
 		vec_put_n(m, DT_F32, i, mean, n);
 		vec_put_n(v, DT_F32, i, square, n);
 		vec_put_n(g, DT_F32, i, vec_set(0), n);
@@ -81,10 +96,12 @@ FN(adamw)(void *w, enum dtype type, int16_t *lo, float *m, float *v, float *g, s
 	for (i = 0; i < n; i += CHUNK) {
 		size_t end = i + CHUNK < n ? i + CHUNK : n;
 
-		if (type == DT_BF16)
+		if (type == DT_BF16 && lo)
 			update(w, DT_BF16, lo, m, v, g, i, end, h);
+		else if (type == DT_BF16)
+			update(w, DT_BF16, NULL, m, v, g, i, end, h);
 		else
-			update(w, DT_F32, lo, m, v, g, i, end, h);
+			update(w, DT_F32, NULL, m, v, g, i, end, h);
 	}
 }
 

@@ -437,19 +437,27 @@ adamw_f32(float *w, float *m, float *v, float *g, size_t n, struct rates r)
 	*(pack<float, N> *)(g + i) = grad;
 }
 
-template<int N>
+/* lo: read where there is a MASTER; else words of Philox say how weights are rounded. */
+template<int N, bool MASTER>
 static __global__ void
-adamw_bf16(uint16_t *w, int16_t *lo, float *m, float *v, float *g, size_t n, struct rates r)
+adamw_bf16(uint16_t *w, int16_t *lo, float *m, float *v, float *g, size_t n, struct rates r, uint64_t seed,
+    uint32_t stream)
 {
 	size_t i = ((size_t)blockIdx.x * THREADS + threadIdx.x) * N;
+	const uint32_t counter[4] = { (uint32_t)(i / 4), (uint32_t)(i / 4 >> 32), stream, 1 };
+	const uint32_t key[2] = { (uint32_t)seed, (uint32_t)(seed >> 32) };
 	pack<uint16_t, N> high;
-	pack<int16_t, N> low;
+	pack<int16_t, N> low = {};
 	pack<float, N> mean, square, grad;
+	uint32_t words[4] = {};
 
 	if (i >= n)
 		return;
 	high = *(pack<uint16_t, N> *)(w + i);
-	low = *(pack<int16_t, N> *)(lo + i);
+	if (MASTER)
+		low = *(pack<int16_t, N> *)(lo + i);
+	else
+		philox(words, counter, key);
 	mean = *(pack<float, N> *)(m + i);
 	square = *(pack<float, N> *)(v + i);
 	grad = *(pack<float, N> *)(g + i);
@@ -458,15 +466,31 @@ adamw_bf16(uint16_t *w, int16_t *lo, float *m, float *v, float *g, size_t n, str
 		uint32_t bits = ((uint32_t)high.v[j] << 16) + (uint32_t)(int32_t)low.v[j];
 
 		bits = __float_as_uint(adamw_step(__uint_as_float(bits), &mean.v[j], &square.v[j], grad.v[j], &r));
-		high.v[j] = (uint16_t)((bits + 0x8000) >> 16);
+		high.v[j] = (uint16_t)((bits + (MASTER ? 0x8000 : words[(i + j) % 4] & 0xffff)) >> 16);
 		low.v[j] = (int16_t)bits;
 		grad.v[j] = 0;
 	}
 	*(pack<uint16_t, N> *)(w + i) = high;
-	*(pack<int16_t, N> *)(lo + i) = low;
+	if (MASTER)
+		*(pack<int16_t, N> *)(lo + i) = low;
 	*(pack<float, N> *)(m + i) = mean;
 	*(pack<float, N> *)(v + i) = square;
 	*(pack<float, N> *)(g + i) = grad;
+}
+
+template<int N>
+static void
+adamw_all(void *w, enum dtype type, int16_t *lo, float *m, float *v, float *g, size_t n, const struct rates *r,
+    const struct adamw *h)
+{
+	unsigned grid = (unsigned)blocks_of(n, N * THREADS);
+
+	if (type != DT_BF16)
+		LAUNCH(adamw_f32<N>, grid, THREADS, 0, (float *)w, m, v, g, n, *r);
+	else if (lo)
+		LAUNCH((adamw_bf16<N, true>), grid, THREADS, 0, (uint16_t *)w, lo, m, v, g, n, *r, h->seed, h->stream);
+	else
+		LAUNCH((adamw_bf16<N, false>), grid, THREADS, 0, (uint16_t *)w, lo, m, v, g, n, *r, h->seed, h->stream);
 }
 
 void
@@ -477,17 +501,11 @@ adamw_cuda(void *w, enum dtype type, int16_t *lo, float *m, float *v, float *g, 
 		(float)(-h->lr * h->decay), (float)(h->lr / h->correction1), (float)(1 / sqrt(h->correction2)),
 		(float)h->eps,
 	};
-	int fours = n % 4 == 0 && aligned(w) && aligned(lo) && aligned(m) && aligned(v) && aligned(g);
-	unsigned grid = (unsigned)blocks_of(n, fours ? 4 * THREADS : THREADS);
 
 	if (!n)
 		return;
-	if (type == DT_BF16 && fours)
-		LAUNCH(adamw_bf16<4>, grid, THREADS, 0, (uint16_t *)w, lo, m, v, g, n, r);
-	else if (type == DT_BF16)
-		LAUNCH(adamw_bf16<1>, grid, THREADS, 0, (uint16_t *)w, lo, m, v, g, n, r);
-	else if (fours)
-		LAUNCH(adamw_f32<4>, grid, THREADS, 0, (float *)w, m, v, g, n, r);
+	if (n % 4 == 0 && aligned(w) && aligned(lo) && aligned(m) && aligned(v) && aligned(g))
+		adamw_all<4>(w, type, lo, m, v, g, n, &r, h);
 	else
-		LAUNCH(adamw_f32<1>, grid, THREADS, 0, (float *)w, m, v, g, n, r);
+		adamw_all<1>(w, type, lo, m, v, g, n, &r, h);
 }

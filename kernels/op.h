@@ -129,6 +129,8 @@ struct adamw {
 	double correction1;	/* 1 - beta1^t */
 	double correction2;	/* 1 - beta2^t */
 	double scale;		/* of the gradient: the clip, 1 for none */
+	uint64_t seed;		/* of the rounding of weights without a master */
+	uint32_t stream;	/* step and storage, mixed by the caller */
 };
 
 /* How to draw from logits; filters in this order, 0 (temperature 1, top_p 1) means off (conformance, sampling). */
@@ -336,7 +338,9 @@ struct backend {
 	/*
 	 * Decoupled weight decay (Loshchilov and Hutter): w -= lr decay w; m, v moments; w -= lr (m / correction1) /
 	 * (sqrt(v / correction2) + eps). f32 weights: lo NULL. bf16 weights: the f32 master is the bits (w << 16) +
-	 * (int16) lo, so w is always the master rounded to nearest. g is zeroed.
+	 * (int16) lo, so w is always the master rounded to nearest. bf16 weights without lo are rounded at random, right
+	 * in the mean: the new weight's bits are (bits + word % 2^16) >> 16, where word is the element's as dropout has
+	 * it, but with 1 as the last word of the counter. g is zeroed.
 	 */
 	void (*adamw)(void *w, enum dtype type, int16_t *lo, float *m, float *v, float *g, size_t n,
 	    const struct adamw *h);

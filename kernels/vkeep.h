@@ -12,13 +12,13 @@ enum {
 	KEEP_WORDS = 4 * KEEP_STREAMS * KEEP_COUNTERS,
 };
 
-/* The words of elements 4 counter .. 4 counter + KEEP_WORDS - 1. */
+/* The words of elements 4 counter .. 4 counter + KEEP_WORDS - 1; use: the last word of the counter. */
 INLINE void
-keep_words(uint32_t *words, uint64_t counter, const struct dropout *drop)
+keep_words(uint32_t *words, uint64_t counter, uint64_t seed, uint32_t stream, uint32_t use)
 {
 	uint64_t low[KEEP_STREAMS][KEEP_COUNTERS], high[KEEP_STREAMS][KEEP_COUNTERS];
 	vecu c0[KEEP_STREAMS], c1[KEEP_STREAMS], c2[KEEP_STREAMS], c3[KEEP_STREAMS];
-	uint32_t k0 = (uint32_t)drop->seed, k1 = (uint32_t)(drop->seed >> 32);
+	uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
 	int i, s;
 
 	for (s = 0; s < KEEP_STREAMS; s++)
@@ -29,8 +29,8 @@ keep_words(uint32_t *words, uint64_t counter, const struct dropout *drop)
 	memcpy(c0, low, sizeof c0);
 	memcpy(c1, high, sizeof c1);
 	for (s = 0; s < KEEP_STREAMS; s++) {
-		c2[s] = vecu_set(drop->stream);
-		c3[s] = vecu_set(0);
+		c2[s] = vecu_set(stream);
+		c3[s] = vecu_set(use);
 	}
 	#pragma GCC unroll 10
 	for (i = 0; i < 10; i++) {
@@ -65,7 +65,7 @@ keep_factors(float *factors, uint64_t first, int n, const struct dropout *drop)
 	int i, j;
 
 	for (i = 0; i < n; i += KEEP_WORDS) {
-		keep_words(words, (first + i) / 4, drop);
+		keep_words(words, (first + i) / 4, drop->seed, drop->stream, 0);
 		for (j = 0; j < KEEP_WORDS; j++)
 			factors[i + j] = words[j] >= threshold ? scale : 0;
 	}

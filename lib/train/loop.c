@@ -229,7 +229,7 @@ job_prepare(const struct job *job, struct run *run, struct trainer *trainer)
 	const struct recipe *r = job->recipe;
 	enum keep keep = r->recompute ? KEEP_INPUTS : KEEP_ALL;
 	int columns = job->source ? job->source->vocab : job->vocab ? job->vocab : run->model->config.vocab;
-	struct plan plan = { run->model, run->model->type, columns, r->micro_tokens, keep, 0 };
+	struct plan plan = { run->model, run->model->type, columns, r->micro_tokens, keep, 0, r->stochastic };
 	struct teacher *teacher = NULL;
 
 	if (columns > run->model->config.vocab)

@@ -7,9 +7,9 @@
 #include "lib/train/optimizer.h"
 
 static int
-is_split(const struct storage *s, enum dtype type)
+is_split(const struct storage *s, enum dtype type, int stochastic)
 {
-	return s->matrix && type == DT_BF16;
+	return s->matrix && type == DT_BF16 && !stochastic;
 }
 
 static void *
@@ -39,7 +39,7 @@ optimizer_init(struct optimizer *o, struct model *m, const struct adamw_options 
 
 		o->mean[i] = allocate(m->be, s->n, sizeof **o->mean);
 		o->variance[i] = allocate(m->be, s->n, sizeof **o->variance);
-		if (is_split(s, m->type))
+		if (is_split(s, m->type, options->stochastic))
 			o->low[i] = allocate(m->be, s->n, sizeof **o->low);
 	}
 }
@@ -63,13 +63,14 @@ optimizer_free(struct optimizer *o)
 }
 
 size_t
-optimizer_bytes(const struct model *m, enum dtype type)
+optimizer_bytes(const struct model *m, enum dtype type, int stochastic)
 {
 	size_t bytes = 0;
 	int i;
 
 	for (i = 0; i < m->nstorage; i++)
-		bytes += m->storage[i].n * (3 * sizeof(float) + (is_split(&m->storage[i], type) ? sizeof(int16_t) : 0));
+		bytes += m->storage[i].n *
+		    (3 * sizeof(float) + (is_split(&m->storage[i], type, stochastic) ? sizeof(int16_t) : 0));
 	return bytes;
 }
 
@@ -94,7 +95,7 @@ optimizer_step(struct optimizer *o, double lr, double targets, double norm)
 	double t = (double)++o->step, clip = p->clip > 0 ? fmin(1, p->clip / (norm + 1e-6)) : 1;
 	struct adamw h = {
 		.lr = (float)lr, .beta1 = (float)p->beta1, .beta2 = (float)p->beta2, .eps = (float)p->eps,
-		.scale = (float)(clip / targets),
+		.scale = (float)(clip / targets), .seed = p->seed,
 	};
 	int i;
 
@@ -104,6 +105,7 @@ optimizer_step(struct optimizer *o, double lr, double targets, double norm)
 	for (i = 0; i < o->m->nstorage; i++) {
 		const struct storage *s = &o->m->storage[i];
 
+		h.stream = (uint32_t)o->step * (uint32_t)o->m->nstorage + (uint32_t)i;
 		h.decay = s->decays ? (float)p->decay : 0;
 		o->m->be->adamw(s->matrix ? s->matrix->data : *s->vector, s->matrix ? s->matrix->type : DT_F32,
 		    o->low[i], o->mean[i], o->variance[i], o->gradients.of[i], s->n, &h);

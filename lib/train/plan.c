@@ -12,7 +12,7 @@ enum { FEWEST = 64 };		/* rows that one would still train with */
 size_t
 plan_bytes(const struct plan *p)
 {
-	return PROCESS + optimizer_bytes(p->m, p->type) + p->teacher +
+	return PROCESS + optimizer_bytes(p->m, p->type, p->stochastic) + p->teacher +
 	    trainer_bytes(p->m, p->type, p->columns, p->rows, p->keep);
 }
 

@@ -12,6 +12,7 @@ struct plan {
 	int rows;			/* of a micro-batch */
 	enum keep keep;
 	size_t teacher;			/* bytes */
+	int stochastic;			/* no masters of bf16 */
 };
 
 /* The peak, in bytes. */

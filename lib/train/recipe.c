@@ -40,6 +40,8 @@ struct poptOption recipe_options[] = {
 	{ "dtype", 0, POPT_ARG_STRING, &recipe.dtype_name, 0,
 	    "compute in f32, or in bf16 with an f32 master (default: bf16 where the file is)", "TYPE" },
 	{ "save-dtype", 0, POPT_ARG_STRING, &recipe.save_dtype_name, 0, "of the saved model (default: --dtype)", "TYPE" },
+	{ "stochastic", 0, POPT_ARG_NONE, &recipe.stochastic, 0,
+	    "bf16 without a master: updates are rounded at random, right in the mean", NULL },
 	{ "recompute", 0, POPT_ARG_NONE, &recipe.recompute, 0, "compute activations twice, keep few", NULL },
 	{ "save-every", 0, POPT_ARG_INT, &recipe.save_every, 0, "save every N steps (default: every ten minutes)", "N" },
 	POPT_TABLEEND
@@ -102,7 +104,8 @@ recipe_check(struct recipe *r)
 		.kind = (enum schedule_kind)options_choice("schedule", r->schedule_name, schedules),
 		.lr = r->lr, .end = r->lr_end, .warmup = r->warmup,
 	};
-	r->adamw = (struct adamw_options){ .eps = r->eps, .decay = r->decay, .clip = r->clip };
+	r->adamw = (struct adamw_options){ .eps = r->eps, .decay = r->decay, .clip = r->clip,
+	    .stochastic = r->stochastic, .seed = (uint64_t)r->seed };
 	if (sscanf(r->betas, "%lf,%lf%c", &r->adamw.beta1, &r->adamw.beta2, &more) != 2)
 		die_usage("--betas takes two numbers as in 0.9,0.999, not '%s'", r->betas);
 	need(r->adamw.beta1 >= 0 && r->adamw.beta1 < 1 && r->adamw.beta2 >= 0 && r->adamw.beta2 < 1,
@@ -121,6 +124,8 @@ recipe_model(struct recipe *r, struct model *m)
 	if (r->lr == UNSET)
 		r->schedule.lr = r->lr = c->family == FAMILY_GPT2 ? 5e-4 : 1e-5;
 	r->type = m->type;
+	if (r->stochastic && r->type != DT_BF16)
+		die_usage("--stochastic rounds weights in bf16: it needs --dtype bf16");
 	if (r->save_type == DT_NONE)
 		r->save_type = m->type;
 	if (r->dropout == UNSET)
@@ -133,13 +138,13 @@ recipe_model(struct recipe *r, struct model *m)
 json_t *
 recipe_json(const struct recipe *r)
 {
-	return json_pack("{ss sf sf ss si si si si si sf sf ss sf si so sb ss ss ss si}",
+	return json_pack("{ss sf sf ss si si si si si sf sf ss sf si so sb ss sb ss ss si}",
 	    "model", r->model, "lr", r->lr, "lr-end", r->lr_end, "schedule", r->schedule_name,
 	    "warmup", r->warmup, "epochs", r->epochs, "steps", r->steps, "batch", r->batch,
 	    "micro-tokens", r->micro_tokens, "clip", r->clip, "decay", r->decay, "betas", r->betas,
 	    "eps", r->eps, "seed", r->seed,
 	    "dropout", r->dropout == UNSET ? json_string("config") : json_real(r->dropout),
 	    "no-shuffle", r->no_shuffle,
-	    "dtype", dtype_name(r->type), "save-dtype", dtype_name(r->save_type), "dev", r->dev ? r->dev : "",
-	    "dev-every", r->dev_every);
+	    "dtype", dtype_name(r->type), "stochastic", r->stochastic, "save-dtype", dtype_name(r->save_type),
+	    "dev", r->dev ? r->dev : "", "dev-every", r->dev_every);
 }

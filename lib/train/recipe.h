@@ -21,7 +21,7 @@ struct recipe {
 	char *output;			/* run directory */
 	char *schedule_name, *dtype_name, *save_dtype_name, *betas, *dev;
 	double lr, lr_end, clip, decay, eps, dropout;
-	int epochs, steps, warmup, batch, micro_tokens, no_shuffle, recompute;
+	int epochs, steps, warmup, batch, micro_tokens, no_shuffle, recompute, stochastic;
 	int seed, dev_every, save_every;
 	/* the same, understood: recipe_check() */
 	struct schedule schedule;	/* steps are set when the data is known */

@@ -452,7 +452,8 @@ open_models(struct learner *l)
 	const struct recipe *r = l->run.recipe;
 	struct model *m = l->run.model, *reference;
 	enum keep keep = r->recompute ? KEEP_INPUTS : KEEP_ALL;
-	struct plan plan = { m, m->type, m->config.vocab, r->micro_tokens, keep, reference_bytes(l) };
+	struct plan plan = { m, m->type, m->config.vocab, r->micro_tokens, keep, reference_bytes(l),
+	    r->stochastic };
 	const char *directory = l->job->reference ? l->job->reference : r->model;
 
 	run_plan(&l->run, &plan);

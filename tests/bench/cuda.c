@@ -172,7 +172,7 @@ rope(void *u)
 static void
 adamw(void *u)
 {
-	const struct adamw h = { 1e-5, 0.9, 0.999, 1e-8, 0.01, 0.1, 0.001, 1 };
+	const struct adamw h = { 1e-5, 0.9, 0.999, 1e-8, 0.01, 0.1, 0.001, 1, 0, 0 };
 	size_t n = (size_t)tokens * shape.ffn;
 
 	(void)u;

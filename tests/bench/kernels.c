@@ -61,7 +61,7 @@ paged(void)
 static void
 adamw(void)
 {
-	const struct adamw h = { 1e-5, 0.9, 0.999, 1e-8, 0.01, 0.1, 0.001, 1 };
+	const struct adamw h = { 1e-5, 0.9, 0.999, 1e-8, 0.01, 0.1, 0.001, 1, 0, 0 };
 	char *p = a;
 
 	be->adamw(p, DT_BF16, (int16_t *)(p + 2 * (size_t)N), b, c, d, N, &h);

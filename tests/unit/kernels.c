@@ -940,13 +940,13 @@ test_mix(const struct backend *be)
 static void
 call_adamw(const struct backend *be, void **p, const struct shape *s)
 {
-	struct adamw h = { 1e-3, 0.9, 0.999, 1e-8, 0.01, 0, 0, 0.5 };
+	struct adamw h = { 1e-3, 0.9, 0.999, 1e-8, 0.01, 0, 0, 0.5, 7, 3 };
 	int step;
 
 	for (step = 1; step <= 3; step++) {
 		h.correction1 = 1 - pow(h.beta1, step);
 		h.correction2 = 1 - pow(h.beta2, step);
-		be->adamw(p[0], s->type, s->type == DT_BF16 ? p[1] : NULL, p[2], p[3], p[4],
+		be->adamw(p[0], s->type, s->type == DT_BF16 && !s->flag ? p[1] : NULL, p[2], p[3], p[4],
 		    (size_t)s->c, &h);
 		be->copy(p[4], p[5], (size_t)s->c * sizeof(float));
 	}
@@ -965,12 +965,12 @@ test_adamw(const struct backend *be)
 	struct array *a;
 	int i, j;
 
-	for (i = 0; i < 2 * NLENGTHS; i++) {
-		struct shape s = { .type = types[i % 2], .c = lengths(i / 2) };
+	for (i = 0; i < 3 * NLENGTHS; i++) {
+		struct shape s = { .type = types[i % 3 > 0], .c = lengths(i / 3), .flag = i % 3 == 2 };
 
 		array(&t, s.type, (size_t)s.c, 1, tolerance(s.type, 1));
 		array(&t, DT_I16, (size_t)s.c, 0, -1);
-		array(&t, DT_F32, (size_t)s.c, 0, 2e-6);
+		array(&t, DT_F32, (size_t)s.c, 0, 2e-6)->least = 0.1;	/* gradients of both signs */
 		a = array(&t, DT_F32, (size_t)s.c, 0.1, 2e-6);
 		for (j = 0; j < s.c; j++)
 			element_set(a, j, fabs(element(a, j)));
@@ -989,7 +989,7 @@ static void
 test_master(const struct backend *be)
 {
 	enum { N = 1000 };
-	struct adamw h = { 1e-2, 0.9, 0.999, 1e-8, 0.01, 0.1, 1e-3, 1 };
+	struct adamw h = { 1e-2, 0.9, 0.999, 1e-8, 0.01, 0.1, 1e-3, 1, 0, 0 };
 	float *master = be->alloc(N * 4), *m = be->alloc(N * 4), *v = be->alloc(N * 4),
 	    *g = be->alloc(N * 4);
 	float *m2 = be->alloc(N * 4), *v2 = be->alloc(N * 4), *g2 = be->alloc(N * 4), host[N],
@@ -1028,6 +1028,44 @@ test_master(const struct backend *be)
 	ok(!wrong && cleared, "%s: adamw's halves of a bf16 weight are its f32 master", be->name);
 	for (i = 0; i < 9; i++)
 		be->free((void *[]){ master, m, v, g, m2, v2, g2, w, lo }[i]);
+}
+
+/*
+ * Steps of a tenth of what bf16 resolves, without a master: to nearest none would ever happen. At random,
+ * 50 of them are 5 units in the mean, with the variance of independent draws, 50 0.1 0.9.
+ */
+static void
+test_stochastic(const struct backend *be)
+{
+	enum { N = 10000, STEPS = 50 };
+	struct adamw h = { .lr = 0x1p-7 / 10, .correction1 = 1, .correction2 = 1, .scale = 1, .seed = 5 };
+	float *m = be->alloc(N * 4), *v = be->alloc(N * 4), *g = be->alloc(N * 4), ones[N];
+	uint16_t *w = be->alloc(N * 2), host[N];
+	double sum = 0, squares = 0, mean;
+	int i;
+
+	for (i = 0; i < N; i++) {
+		ones[i] = 1;
+		host[i] = f32_to_bf16(1.75f);
+	}
+	be->upload(w, host, sizeof host);
+	for (h.stream = 0; h.stream < STEPS; h.stream++) {
+		be->upload(g, ones, sizeof ones);
+		be->adamw(w, DT_BF16, NULL, m, v, g, N, &h);
+	}
+	be->download(host, w, sizeof host);
+	for (i = 0; i < N; i++) {
+		double units = (1.75 - (double)bf16_to_f32(host[i])) * 0x1p7;
+
+		sum += units;
+		squares += units * units;
+	}
+	mean = sum / N;
+	ok(fabs(mean - 5) < 0.1 && fabs(squares / N - mean * mean - 4.5) < 0.4,
+	    "%s: steps below bf16's resolution are made in the mean: %.3f of 5 units, variance %.2f of 4.5", be->name,
+	    mean, squares / N - mean * mean);
+	for (i = 0; i < 4; i++)
+		be->free((void *[]){ m, v, g, w }[i]);
 }
 
 /* Same bytes whatever the threads, and whatever the other rows. */
@@ -1084,6 +1122,14 @@ test_threads(const struct backend *be)
 	array(&t, DT_F64, 1, 1, 0);
 	array(&t, DT_F32, (size_t)s.c, 1, 0);
 	same_threads(&t, be, call_sum_squares, &s);
+	s.type = DT_BF16;
+	array(&t, s.type, (size_t)s.c, 1, 0);
+	array(&t, DT_I16, 1, 0, -1);
+	array(&t, DT_F32, (size_t)s.c, 0, 0);
+	array(&t, DT_F32, (size_t)s.c, 0, 0);
+	array(&t, DT_F32, (size_t)s.c, 1, 0);
+	array(&t, DT_F32, (size_t)s.c, 1, -1);
+	same_threads(&t, be, call_adamw, &s);
 	for (i = 0; i < NDIVERGENCES; i++) {
 		s = (struct shape){ .type = DT_F32, .m = 7, .c = 1500, .form = TEACHER_DENSE,
 			.divergence = &divergences[i] };
@@ -1147,6 +1193,7 @@ test_row(const struct backend *be)
 	test_mix(be);
 	test_adamw(be);
 	test_master(be);
+	test_stochastic(be);
 	test_threads(be);
 	test_alone(be);
 }
