@@ -40,7 +40,7 @@ MPICC ?= $(shell command -v mpicc)
 KIT ?= ../shared/conformance
 
 WARN = -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
-ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -I. -fPIC -fno-semantic-interposition -fopenmp -pthread $(WARN) $(CFLAGS) \
+ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -I. -fPIC -fno-semantic-interposition -fopenmp -pthread -fno-asynchronous-unwind-tables $(WARN) $(CFLAGS) \
 	$(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer)
 ALL_LDFLAGS = -pthread -Wl,-rpath,'$$ORIGIN:$$ORIGIN/../lib/pipestill' -Wl,--as-needed $(LDFLAGS) $(if $(SANITIZE),-fsanitize=$(SANITIZE),-Wl,--gc-sections)
 # Tests and benchmarks find the kernels beside the tools.
@@ -53,6 +53,8 @@ NVFLAGS = -O3 -std=c++17 -I. -Werror all-warnings -Xcompiler -fPIC,-Wall,-Wextra
 	-gencode arch=compute_$(lastword $(CUARCH)),code=compute_$(lastword $(CUARCH))
 
 # A kernel's file suffix says its machine; *_simd.c holds plain loops, compiled once per machine.
+# Of the rest, definitions are for reading; what serves every machine is for speed, too.
+PLAIN = $(patsubst %,kernels/%.c,bias dtype embed memory weight)
 FLAGS_avx2 = -O3 -mavx2 -mfma -mf16c
 FLAGS_avx512 = -O3 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mprefer-vector-width=512
 FLAGS_avx512bf16 = $(FLAGS_avx512) -mavx512bf16
@@ -116,7 +118,7 @@ define compile
 $(call say,CC,$<)$(CC) $(ALL_CFLAGS) $(1) -ffunction-sections -fdata-sections -MMD -MP -c -o $@ $<
 endef
 $(BUILD)/%.o: %.c $(BUILD)/flags
-	$(call compile,$(if $(filter kernels/%,$<),-O3))
+	$(call compile,$(if $(filter $(PLAIN),$<),-O3))
 $(BUILD)/%.cu.o: %.cu $(BUILD)/nvflags
 	@mkdir -p $(@D)
 	$(call say,NVCC,$<)$(NVCC) $(NVFLAGS) -MMD -MP -c -o $@ $<

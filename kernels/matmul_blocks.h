@@ -241,7 +241,9 @@ pack_turned(uint32_t *a, const struct product *p, int row, int rows, int word, i
 	const uint32_t *line[LANES];
 	int i, r;
 
-	for (i = 0; i < words; i += LANES) {
+	for (i = 0; i < words && stride == 1; i += LANES)
+		memcpy(a + i, row_words(stage[0], &p->x, row, word + i), sizeof stage[0]);
+	for (i = 0; i < words && stride > 1; i += LANES) {
 		for (r = 0; r < LANES; r++)
 			line[r] = r < rows ? row_words(stage[r], &p->x, row + r, word + i) : line[rows - 1];
 		transpose(a + i * stride, stride, line);
