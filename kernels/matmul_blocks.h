@@ -21,8 +21,9 @@
  * block, the thread and the number of rows: a row's result does not depend on
  * its company. Of quantised weights the chain is that of a group.
  *
- * Sizes: a panel's block stays in L1, the strips' block and the carried sums of
- * PANEL_GROUP panels in L2. Each thread owns a rectangle of C.
+ * Sizes: a strip's block stays in L1 while the panels' blocks of a group pass by it from
+ * L2; the strips, and the sums that are carried, come once a group from farther away.
+ * Each thread owns a rectangle of C.
  */
 #include <omp.h>
 #include <pthread.h>
@@ -32,16 +33,18 @@
 #include "lib/base/die.h"
 
 enum {
-	WORD_BLOCK = 128,		/* words of a panel in L1: 16 KiB */
+	WORD_BLOCK = 448,		/* words of a strip in L1: 21 KiB */
+	GROUP_WORDS = 10 * WORD_BLOCK,	/* words of panels in L2: 560 KiB */
+	GROUP_PANELS = 40,
 	WORD_SPAN = 2560,		/* words of strips packed at once */
-	ROW_BLOCK = 480,		/* rows of strips packed at once */
-	PANEL_GROUP = 4,
+	ROW_BLOCK = 1032,		/* rows of strips packed at once */
 	TILE = ROWS * PANEL,
 	WORD = PAIRS ? 2 : 1,		/* elements of a word */
 	NARROW = 3 * ROWS,		/* rows that read the weights as one stream */
 	NARROW_WORDS = 1024,		/* of which this many at a time serve all strips */
 	SOON = 1024,			/* words of weights from where the only strip is */
-	AHEAD = 16,			/* words of a strip */
+	PANEL_AHEAD = 16,		/* words of a panel to fetch early from L2 */
+	STRIP_AHEAD = 16,		/* words of a strip */
 	ROW_UNIT = ROWS / 3,		/* a tile has one, two or three times as many rows */
 	LINE = 64,
 	SMALL = 1 << 17,		/* multiply-adds that do not pay a second thread */
@@ -54,7 +57,6 @@ struct matrix {
 	int cols;
 };
 
-struct ahead;
 struct product {
 	int rows, cols;			/* of C */
 	int sum, words;			/* length of the sum, in elements and words */
@@ -65,8 +67,6 @@ struct product {
 	/* Adds a group's sums to the total: the group of the word. */
 	void (*fold)(const struct product *p, float *total, const float *sum, int rows, int col, int word);
 	void (*finish)(const struct product *p, const float *c, int row, int rows, int col);
-	/* The s-th share of what pack_cols will read. */
-	struct ahead (*ahead)(const struct product *p, int col, int word, int words, int s);
 	struct matrix x, dy;		/* rows; and what dw has for columns */
 	const struct weight *w;
 	const float *b;
@@ -92,13 +92,11 @@ even_cut(int n, int most, int unit)
 
 /* Tiles: c[rows][PANEL] = (c where `carry`) + the sum over words of a[word][rows] b[word][PANEL] */
 
-/* Memory to fetch meanwhile: two lines a word, or pair of words. */
+/* Memory to fetch meanwhile: words of weights, the first bytes of a step and half a panel's word; and sums. */
 struct ahead {
-	const char *p;
-	size_t step;			/* bytes */
+	const char *words, *sums;
+	size_t words_step, sums_step;	/* bytes a word, or pair of words */
 };
-
-static const struct ahead nothing;
 
 static inline __attribute__((always_inline)) void
 tile_word(vec sum[ROWS][2], const uint32_t *a, vec b0, vec b1, int rows)
@@ -119,11 +117,12 @@ static inline __attribute__((always_inline)) void
 tile(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, const struct ahead *next, int rows,
     int halves)
 {
-	const char *p = next->p;
-	size_t step = next->step;
+	size_t words_step = next->words_step, sums_step = next->sums_step;
+	const char *sums = next->sums;
 	int h, r, i;
 
 	for (h = 0; h < PANEL; h += 2 * LANES) {
+		const char *p = next->words + h * (int)sizeof *b;
 		const uint32_t *ai = a, *bi = b + h;
 		vec sum[ROWS][2];
 
@@ -133,15 +132,19 @@ tile(float *c, const uint32_t *a, const uint32_t *b, int words, int carry, const
 			sum[r][1] = carry ? vec_load(c + r * PANEL + h + LANES) : (vec){ 0 };
 		}
 		#pragma GCC unroll 2
-		for (i = 0; i < words; i += 1 + halves, ai += (1 + halves) * rows, bi += PANEL, p += step) {
+		for (i = 0; i < words; i += 1 + halves, ai += (1 + halves) * rows, bi += PANEL) {
 			vec b0 = vec_load(bi), b1 = vec_load(bi + LANES);
 
 			_mm_prefetch(p, _MM_HINT_T0);
-			_mm_prefetch(p + LINE, _MM_HINT_T0);
-			_mm_prefetch(ai + AHEAD * rows, _MM_HINT_T0);
+			if (2 * LANES == PANEL)
+				_mm_prefetch(p + LINE, _MM_HINT_T0);
+			_mm_prefetch(ai + STRIP_AHEAD * rows, _MM_HINT_T0);
+			_mm_prefetch(sums, _MM_HINT_T0);
 			tile_word(sum, ai, halves ? vec_low(b0) : b0, halves ? vec_low(b1) : b1, rows);
 			if (halves)
 				tile_word(sum, ai + rows, vec_high(b0), vec_high(b1), rows);
+			p += words_step;
+			sums += sums_step;
 		}
 		#pragma GCC unroll 12
 		for (r = 0; r < rows; r++) {
@@ -380,47 +383,6 @@ panel_turned_halves(uint32_t *b, const struct product *p, int col, int word, int
 	return b;
 }
 
-/* What packing will read: a run of the panel, a part of the panel of each PANEL outputs, or rows. */
-
-static struct ahead
-ahead_panel(const struct product *p, int col, int word, int words, int s)
-{
-	size_t step = PANEL * sizeof(uint32_t) / (p->pack_cols == panel_expanded ? 2 : 1);
-
-	(void)words;
-	return s ? nothing : (struct ahead){ (const char *)panel_words(p->w, col) + (size_t)word * step, step };
-}
-
-static struct ahead
-ahead_turned(const struct product *p, int col, int word, int words, int s)
-{
-	int halves = p->w->type == DT_BF16;
-	size_t bytes = PANEL * PANEL * sizeof(uint32_t) / (halves ? 2 : 1);
-
-	if (s * PANEL >= words * WORD)
-		return nothing;
-	return (struct ahead){ (const char *)(panel_words(p->w, word * WORD + s * PANEL) +
-	    (size_t)(col / (halves ? 2 : 1)) * PANEL), bytes / (size_t)words };
-}
-
-static struct ahead
-ahead_across(const struct product *p, int col, int word, int words, int s)
-{
-	(void)words;
-	if (s >= WORD)
-		return nothing;
-	return (struct ahead){ matrix_at(&p->dy, word * WORD + s, col), (size_t)p->dy.cols * WORD *
-	    (p->dy.type == DT_BF16 ? 2 : 4) };
-}
-
-/* Where a tile of the gradient will be added. */
-static struct ahead
-ahead_gradient(const struct product *p, int col, int row, int words)
-{
-	return (struct ahead){ (char *)((float *)p->y + panel_index(p->w->type, p->w->k, col, row)),
-	    TILE * sizeof(float) / (size_t)words + 1 };
-}
-
 /* Finishing tiles */
 
 static inline __attribute__((always_inline)) void
@@ -524,15 +486,11 @@ scratch(size_t bytes)
 	return p;
 }
 
-/* Words of a panel. */
-struct place {
-	int col, word, words;
-};
-
 struct block {
 	const struct product *p;
 	int row, row_end, strip, strips;	/* strip: rows of one */
 	int word, word_end;			/* the span */
+	int tile;				/* sums from tile to tile, 0 where none are carried */
 	uint32_t *a, *b;
 	float *c;
 };
@@ -550,6 +508,13 @@ group_begins(const struct product *p, int word)
 	return p->group ? word % p->group == 0 : word == 0;
 }
 
+/* Words from `word` on that have one scale, at most `words`. */
+static inline int
+group_words(const struct product *p, int word, int words)
+{
+	return p->group ? min(p->group - word % p->group, words) : words;
+}
+
 /* The strips' words from `word` on lie together, one block of words after the other. */
 static inline uint32_t *
 strip_at(const struct block *k, int word, int words, int strip)
@@ -557,61 +522,75 @@ strip_at(const struct block *k, int word, int words, int strip)
 	return k->a + ((size_t)(word - k->word) * (size_t)k->strips + (size_t)words * (size_t)strip) * (size_t)k->strip;
 }
 
-/* One panel times all strips, while what comes next is fetched: the next panel's words, or c to be added to. */
-static void
-block_panel(const struct block *k, const struct place *at, const struct place *next, float *sums)
-{
-	const struct product *p = k->p;
-	const uint32_t *b = p->pack_cols(k->b, p, at->col, at->word, at->words);
-	int s, last = at->word + at->words == p->words;
-
-	for (s = 0; s < k->strips; s++, sums += carried(p)) {
-		int row = k->row + s * k->strip, rows = min(k->strip, k->row_end - row);
-		struct ahead ahead = nothing;
-
-		if (next->words)
-			ahead = p->ahead(p, next->col, next->word, next->words, s);
-		if (last && !ahead.p && p->finish == finish_gradient)
-			ahead = ahead_gradient(p, at->col, row, at->words);
-		if (!ahead.p)
-			ahead = (struct ahead){ (char *)(sums + carried(p)), TILE * sizeof *sums / (size_t)at->words + 1 };
-		tiles[shape(rows)](sums, strip_at(k, at->word, at->words, s), b, at->words, !group_begins(p, at->word),
-		    &ahead);
-		if (p->group && at->word < p->group)
-			memset(sums + TILE, 0, TILE * sizeof *sums);
-		if (p->group && (last || group_begins(p, at->word + at->words)))
-			p->fold(p, sums + TILE, sums, rows, at->col, at->word);
-		if (last)
-			p->finish(p, p->group ? sums + TILE : sums, row, rows, at->col);
-	}
-}
-
-/* Words from `word` on that are worked on at once: of one span, and of one group. */
+/* Words of a block of the span: whole groups, or an even part of one. */
 static int
 block_words(const struct block *k, int word)
 {
-	int group = k->p->group, left = k->word_end - word;
+	int group = k->p->group ? k->p->group : k->word_end - k->word, left = k->word_end - word;
 
-	if (!group)
-		return min(even_cut(k->word_end - k->word, WORD_BLOCK, PANEL), left);
-	return min(even_cut(group, WORD_BLOCK, PANEL), min(group - word % group, left));
+	if (group <= WORD_BLOCK)
+		return min(WORD_BLOCK / group * group, left);
+	return min(even_cut(group, WORD_BLOCK, PANEL), min(left, group - (k->p->group ? word % group : (word - k->word))));
+}
+
+/* A tile's words word .. word+words-1, group by group. */
+static void
+block_tile(const struct block *k, float *sums, int s, int col, const uint32_t *b, int word, int words)
+{
+	const struct product *p = k->p;
+	int row = k->row + s * k->strip, rows = min(k->strip, k->row_end - row), end = word + words, n;
+	const uint32_t *a = strip_at(k, word, words, s);
+	struct ahead ahead = { (const char *)(b + PANEL_AHEAD * PANEL), (char *)(sums + k->tile),
+	    PANEL * sizeof *b, TILE * sizeof *sums / (size_t)words + 1 };
+
+	if (end == p->words && p->finish == finish_gradient)
+		ahead.sums = (char *)((float *)p->y + panel_index(p->w->type, p->w->k, col, row));
+	for (; word < end; word += n, a += n * shape_rows(rows), b += n * PANEL) {
+		n = group_words(p, word, end - word);
+		tiles[shape(rows)](sums, a, b, n, !group_begins(p, word), &ahead);
+		ahead.words += n * PANEL * (int)sizeof *b;
+		if (p->group && word < p->group)
+			memset(sums + TILE, 0, TILE * sizeof *sums);
+		if (p->group && (word + n == p->words || group_begins(p, word + n)))
+			p->fold(p, sums + TILE, sums, rows, col, word);
+	}
+	if (end == p->words)
+		p->finish(p, p->group ? sums + TILE : sums, row, rows, col);
+}
+
+/* A block of words of the panels col .. col_end-1: where each lies. */
+static void
+block_pack_cols(const struct block *k, const uint32_t *panel[GROUP_PANELS], int col, int col_end, int word, int words)
+{
+	const struct product *p = k->p;
+	int step = p->pack_cols == panel_across ? LANES : words, at, n, i, c;
+
+	for (at = 0; at < words; at += n) {
+		n = group_words(p, word + at, min(step, words - at));
+		for (c = col, i = 0; c < col_end; c += PANEL, i++) {
+			const uint32_t *b = p->pack_cols(k->b + (i * words + at) * PANEL, p, c, word + at, n);
+
+			if (at == 0)
+				panel[i] = b;
+		}
+	}
 }
 
 /* All words of the span, of all strips, for the panels col .. col_end-1. */
 static void
-block_group(const struct block *k, int col, int col_end)
+block_group(const struct block *k, float *sums, int col, int col_end)
 {
-	struct place at = { col, k->word, block_words(k, k->word) }, next;
+	const uint32_t *panel[GROUP_PANELS];
+	int word, words, s, c, i;
 
-	for (; at.words; at = next) {
-		next = at;
-		next.col += PANEL;
-		if (next.col >= col_end) {
-			next.col = col;
-			next.word += at.words;
-			next.words = block_words(k, next.word);
-		}
-		block_panel(k, &at, &next, k->c + (size_t)((at.col - col) / PANEL * k->strips * carried(k->p)));
+	for (word = k->word; word < k->word_end; word += words) {
+		float *tile = sums;
+
+		words = block_words(k, word);
+		block_pack_cols(k, panel, col, col_end, word, words);
+		for (s = 0; s < k->strips; s++)
+			for (c = col, i = 0; c < col_end; c += PANEL, i++, tile += k->tile)
+				block_tile(k, tile, s, c, panel[i], word, words);
 	}
 }
 
@@ -639,28 +618,29 @@ static void
 product_part(const struct product *p, const struct part *part, int strip)
 {
 	int span = even_cut(p->words, WORD_SPAN, PANEL), step = even_cut(part->row_end - part->row, ROW_BLOCK, strip);
-	int panels = (part->col_end - part->col + PANEL - 1) / PANEL, c;
-	struct block k = { .p = p, .strip = strip };
-	size_t a, b = (size_t)(WORD_BLOCK + LANES) * PANEL, sums;
+	int panels = (part->col_end - part->col + PANEL - 1) / PANEL, group, c;
+	struct block k = { .p = p, .strip = strip, .word_end = min(span, p->words) };
+	size_t a, b, sums;
 
 	if (panels == 0 || step == 0)
 		return;
-	a = (size_t)(step / strip + 1) * (size_t)span * ROWS;
-	sums = (size_t)(step / strip * carried(p)) * (size_t)(span < p->words ? panels : min(panels, PANEL_GROUP));
+	k.tile = block_words(&k, 0) < p->words ? carried(p) : 0;
+	group = min(min(GROUP_WORDS / block_words(&k, 0), GROUP_PANELS), panels);
+	a = ((size_t)(step / strip + 1) * (size_t)span * ROWS + LINE - 1) / LINE * LINE;
+	b = (size_t)(group * (min(WORD_BLOCK, span) + LANES) * PANEL);
+	sums = (size_t)(step / strip * carried(p)) * (size_t)(span < p->words ? panels : group);
 	k.a = scratch((a + b + sums) * sizeof *k.a);
 	k.b = k.a + a;
+	k.c = (float *)(k.b + b);
 	for (k.row = part->row; k.row < part->row_end; k.row = k.row_end) {
 		k.row_end = min(k.row + step, part->row_end);
 		k.strips = (k.row_end - k.row + strip - 1) / strip;
 		for (k.word = 0; k.word < p->words; k.word = k.word_end) {
 			k.word_end = min(k.word + span, p->words);
 			block_pack(&k);
-			for (c = part->col; c < part->col_end; c += PANEL_GROUP * PANEL) {
-				k.c = (float *)(k.b + b);
-				if (span < p->words)
-					k.c += (size_t)((c - part->col) / PANEL * k.strips * carried(p));
-				block_group(&k, c, min(c + PANEL_GROUP * PANEL, part->col_end));
-			}
+			for (c = part->col; c < part->col_end; c += group * PANEL)
+				block_group(&k, k.c + (span < p->words ? (c - part->col) / PANEL * k.strips * k.tile : 0), c,
+				    min(c + group * PANEL, part->col_end));
 		}
 	}
 }
@@ -684,8 +664,8 @@ narrow_panel(const struct product *p, const uint32_t *a, int strip, int col)
 		size = (size_t)(halves ? words / 2 : words) * PANEL;
 		for (s = 0; s < strips; s++) {
 			int rows = min(strip, p->rows - s * strip);
-			struct ahead ahead = { (const char *)(b + (strips > 1 ? size + (size_t)s * size / (size_t)strips :
-			    SOON)), PANEL * sizeof *b / (size_t)strips };
+			struct ahead ahead = { .words = (const char *)(b + (strips > 1 ? size + (size_t)s * size /
+			    (size_t)strips : SOON)), .sums = (char *)c, .words_step = PANEL * sizeof *b / (size_t)strips };
 
 			(halves ? tiles_halves : tiles)[shape(rows)](c + s * strip * PANEL, a + (size_t)(s * strip) *
 			    (size_t)p->words + (size_t)(word * shape_rows(rows)), b, words, word > 0, &ahead);
@@ -773,7 +753,7 @@ forward_panels(void *y, enum dtype ytype, const void *x, enum dtype xtype, const
 	struct product p = {
 		.rows = m, .cols = n, .sum = w->k, .words = halves ? (w->k + 1) / 2 * 2 : (w->k + WORD - 1) / WORD,
 		.pack_rows = pack_turned, .pack_cols = halves ? panel_expanded : panel_as_is, .finish = finish_rows,
-		.ahead = ahead_panel, .x = { x, xtype, w->k }, .w = w, .b = b, .y = y, .ytype = ytype, .accumulate = accumulate,
+		.x = { x, xtype, w->k }, .w = w, .b = b, .y = y, .ytype = ytype, .accumulate = accumulate,
 	};
 
 	product_run(&p, m <= NARROW ? narrow_part : product_part);
@@ -795,7 +775,7 @@ backward_x(void *dx, enum dtype dxtype, const void *dy, enum dtype dytype, const
 	struct product p = {
 		.rows = m, .cols = w->k, .sum = n, .words = (n + WORD - 1) / WORD, .pack_rows = pack_turned,
 		.pack_cols = w->type == DT_BF16 ? panel_turned_halves : panel_turned, .finish = finish_rows,
-		.ahead = ahead_turned, .x = { dy, dytype, n }, .w = w, .y = dx, .ytype = dxtype, .accumulate = accumulate,
+		.x = { dy, dytype, n }, .w = w, .y = dx, .ytype = dxtype, .accumulate = accumulate,
 	};
 
 	product_run(&p, product_part);
@@ -808,7 +788,7 @@ backward_w(float *dw, const struct weight *w, const void *dy, enum dtype dytype,
 	int row, step = WORD_SPAN * WORD;
 	struct product p = {
 		.rows = w->k, .cols = n, .pack_rows = pack_across, .pack_cols = panel_across, .finish = finish_gradient,
-		.ahead = ahead_across, .x = { x, xtype, w->k }, .dy = { dy, dytype, n }, .w = w, .y = dw,
+		.x = { x, xtype, w->k }, .dy = { dy, dytype, n }, .w = w, .y = dw,
 	};
 
 	for (row = 0; row < m; row += step) {

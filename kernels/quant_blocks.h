@@ -86,13 +86,6 @@ panel_codes(uint32_t *b, const struct product *p, int col, int word, int words)
 	return b;
 }
 
-static struct ahead
-ahead_codes(const struct product *p, int col, int word, int words, int s)
-{
-	(void)words;
-	return s ? nothing : (struct ahead){ codes_at(p, col, word), quant_codes(&p->w->quant, QUANT_WORD) / UNIT };
-}
-
 /* total = scale sum + total, of the group of a word. */
 static void
 fold_group(const struct product *p, float *total, const float *sum, int rows, int col, int word)
@@ -259,7 +252,7 @@ forward_quantised(void *y, enum dtype ytype, const void *x, enum dtype xtype, co
 	struct product p = {
 		.rows = m, .cols = n, .sum = w->k, .words = quant_padded(w->k) / WORD, .group = w->quant.group / WORD,
 		.pack_rows = pack_turned, .pack_cols = panel_codes, .finish = finish_rows, .fold = fold_group,
-		.ahead = ahead_codes, .x = { turned ? turned : x, xtype, w->k }, .w = w, .b = b, .y = y, .ytype = ytype,
+		.x = { turned ? turned : x, xtype, w->k }, .w = w, .b = b, .y = y, .ytype = ytype,
 		.accumulate = accumulate,
 	};
 
