@@ -18,6 +18,15 @@ vec_store(void *p, vec x)
 	_mm256_storeu_ps(p, x);
 }
 
+/* The first n. */
+static inline void
+vec_store_few(void *p, vec x, int n)
+{
+	const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+
+	_mm256_maskstore_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane), x);
+}
+
 static inline vec
 vec_word(const uint32_t *p)
 {
@@ -35,6 +44,21 @@ static inline vec
 vec_high(vec x)
 {
 	return _mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32((int)0xffff0000)));
+}
+
+/* 8 bf16 as f32. */
+static inline vec
+vec_widened(const uint16_t *p)
+{
+	return vec_low(_mm256_castsi256_ps(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p))));
+}
+
+/* 8 pairs of bf16. */
+static inline vec
+vec_zipped(const uint16_t *low, const uint16_t *high)
+{
+	return _mm256_or_ps(_mm256_castsi256_ps(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)low))),
+	    vec_widened(high));
 }
 
 static inline vec

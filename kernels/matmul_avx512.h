@@ -21,6 +21,13 @@ vec_store(void *p, vec x)
 	_mm512_storeu_ps(p, x);
 }
 
+/* The first n. */
+static inline void
+vec_store_few(void *p, vec x, int n)
+{
+	_mm512_mask_storeu_ps(p, (__mmask16)((1 << n) - 1), x);
+}
+
 static inline vec
 vec_word(const uint32_t *p)
 {
@@ -38,6 +45,21 @@ static inline vec
 vec_high(vec x)
 {
 	return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32((int)0xffff0000)));
+}
+
+/* 16 bf16 as f32. */
+static inline vec
+vec_widened(const uint16_t *p)
+{
+	return vec_low(_mm512_castsi512_ps(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p))));
+}
+
+/* 16 pairs of bf16. */
+static inline vec
+vec_zipped(const uint16_t *low, const uint16_t *high)
+{
+	return _mm512_castsi512_ps(_mm512_or_si512(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)low)),
+	    _mm512_castps_si512(vec_widened(high))));
 }
 
 static inline vec

@@ -222,6 +222,7 @@ row_words(uint32_t stage[LANES], const struct matrix *x, int row, int word)
 	uint16_t half[FULL];
 	int i;
 
+	_mm_prefetch((const char *)matrix_at(x, row, word * WORD) + 4 * LINE, _MM_HINT_T0);
 	if (x->type == (PAIRS ? DT_BF16 : DT_F32))
 		return src == copy ? memcpy(stage, copy, LANES * sizeof *stage) : src;
 	if (PAIRS)
@@ -253,29 +254,39 @@ pack_turned(uint32_t *a, const struct product *p, int row, int rows, int word, i
 	}
 }
 
+/* LANES words, each of the elements that low and, where words are pairs, high point at. */
+static inline vec
+words_across(enum dtype type, const void *low, const void *high)
+{
+	uint16_t half[2][LANES];
+	int i;
+
+	if (!PAIRS)
+		return type == DT_F32 ? vec_load(low) : vec_widened(low);
+	for (i = 0; type == DT_F32 && i < LANES; i++) {
+		half[0][i] = f32_to_bf16(((const float *)low)[i]);
+		half[1][i] = f32_to_bf16(((const float *)high)[i]);
+	}
+	return type == DT_F32 ? vec_zipped(half[0], half[1]) : vec_zipped(low, high);
+}
+
 /* `width` words across columns: of row `word`, or of the rows 2 word and 2 word + 1, the last of which may lack. */
 static inline __attribute__((always_inline)) void
 across(uint32_t *to, const struct matrix *x, int rows, int col, int word, int width)
 {
-	uint32_t copy[2][PANEL];
-	int row = word * WORD, n = x->cols - col, i;
-	const void *low = filled(copy[0], matrix_at(x, row, col), x->type, n, width);
-	const void *high = PAIRS ? filled(copy[1], matrix_at(x, row + 1, col), x->type, row + 1 < rows ? n : 0, width) :
-	    NULL;
-	const float *flow = low, *fhigh = high;
-	const uint16_t *hlow = low, *hhigh = high;
+	uint32_t copy[2][LANES];
+	int row = word * WORD, n, h;
 
-	if (!PAIRS && x->type == DT_F32)
-		memcpy(to, flow, (size_t)width * sizeof *to);
-	else if (!PAIRS)
-		for (i = 0; i < width; i++)
-			to[i] = (uint32_t)hlow[i] << 16;
-	else if (x->type == DT_F32)
-		for (i = 0; i < width; i++)
-			to[i] = f32_to_bf16(flow[i]) | (uint32_t)f32_to_bf16(fhigh[i]) << 16;
-	else
-		for (i = 0; i < width; i++)
-			to[i] = hlow[i] | (uint32_t)hhigh[i] << 16;
+	for (h = 0; h < width; h += LANES) {
+		const void *low, *high = NULL;
+
+		n = x->cols - col - h;
+		low = filled(copy[0], matrix_at(x, row, col + h), x->type, n, LANES);
+		if (PAIRS)
+			high = filled(copy[1], matrix_at(x, row + 1, col + h), x->type, row + 1 < rows ? n : 0, LANES);
+		_mm_prefetch((const char *)low + 2 * LINE, _MM_HINT_T0);
+		vec_store_few(to + h, words_across(x->type, low, high), min(width - h, LANES));
+	}
 }
 
 /* Columns row .. of x as a strip: the words run down them. */
@@ -603,7 +614,7 @@ block_pack(const struct block *k)
 
 	for (at = k->word; at < k->word_end; at += words) {
 		words = block_words(k, at);
-		step = p->pack_rows == pack_across ? LANES : words;
+		step = p->pack_rows == pack_across ? 4 * LANES : words;
 		for (word = 0; word < words; word += step)
 			for (s = 0; s < k->strips; s++) {
 				int row = k->row + s * k->strip, rows = min(k->strip, k->row_end - row), stride = shape_rows(rows);
