@@ -198,6 +198,8 @@ typedef void stream_function(float *c, const struct product *p, const uint32_t *
 		\
 		if (q->bits == 4 && !q->asymmetric) \
 			stream(c, p, x, col, 4, 0, __VA_ARGS__); \
+		else if (q->bits == 8 && !q->asymmetric) \
+			stream(c, p, x, col, 8, 0, __VA_ARGS__); \
 		else \
 			stream(c, p, x, col, q->bits, q->asymmetric, __VA_ARGS__); \
 	}
