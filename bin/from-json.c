@@ -167,10 +167,11 @@ add_tensor(struct record *r, json_t *json, const struct field *f)
 {
 	json_t *array = json_object_get(json, f->name);
 	uint64_t shape[TENSOR_RANK] = { json_array_size(array) }, element = 0;
-	void *data = mem_zero(shape[0], f->row);
+	void *data;
 
 	if (!array)
 		die("%s, line %zu: there is no '%s'", name, line, f->name);
+	data = mem_zero(shape[0], f->row);
 	fill_axis(data, &element, array, f, 0);
 	memcpy(shape + 1, f->trailing, sizeof f->trailing);
 	record_add(r, f->name, f->type, f->ntrailing + 1, shape, data);
