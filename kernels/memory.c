@@ -79,7 +79,8 @@ free_cpu(void *p)
 void
 copy_cpu(void *dst, const void *src, size_t bytes)
 {
-	memcpy(dst, src, bytes);
+	if (bytes)
+		memcpy(dst, src, bytes);
 }
 
 void
