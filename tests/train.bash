@@ -49,7 +49,8 @@ until_done() {
 	while :; do
 		setsid bash -o pipefail -c "$2" 2>>"$run.log" &
 		pid=$!
-		sleep "0.$((RANDOM % 30 + kills % 10 + 10))"
+		# a sanitized pipe takes seconds to begin
+		sleep "${SANITIZE:+3}.$((RANDOM % 30 + kills % 10 + 10))"
 		kill -9 -- -$pid 2>/dev/null || :
 		wait $pid && break
 		[ $? -eq 137 ] || { cat "$run.log"; return 1; }
