@@ -46,6 +46,8 @@ has_avx512(void)
 	.copy_rows = copy_rows_cpu, \
 	.zero = zero_cpu, \
 	.sync = sync_cpu, \
+	.repeat = repeat_cpu, \
+	.forget = forget_cpu, \
 	.weight_elements = weight_elements_cpu, \
 	.weight_put = weight_put_cpu, \
 	.weight_get = weight_get_cpu, \

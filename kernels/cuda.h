@@ -18,6 +18,8 @@ CELL(copy, cuda);
 CELL(copy_rows, cuda);
 CELL(zero, cuda);
 CELL(sync, cuda);
+CELL(repeat, cuda);
+CELL(forget, cuda);
 CELL(weight_elements, cuda);
 CELL(weight_put, cuda);
 CELL(weight_get, cuda);

@@ -24,6 +24,7 @@ extern "C" {
 typedef __nv_bfloat16 bf16;
 
 extern cudaStream_t cuda_stream;
+extern unsigned long cuda_frees;	/* how often memory was freed: what pointed to it is of the past */
 
 #define CUDA(call) do { \
 	cudaError_t rc_ = (call); \

@@ -107,3 +107,18 @@ void
 sync_cpu(void)
 {
 }
+
+/* A launch is a call here. */
+void
+repeat_cpu(void **kept, uint64_t key, void (*work)(void *user), void *user)
+{
+	(void)kept;
+	(void)key;
+	work(user);
+}
+
+void
+forget_cpu(void *kept)
+{
+	(void)kept;
+}

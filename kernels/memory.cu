@@ -3,8 +3,8 @@
  * memory - the memory columns of the CUDA row
  *
  * Memory comes from the stream's own pool, so that neither alloc nor free waits. Uploads are copied
- * to a ring of pinned blocks and go on from there while the caller does; the host waits only for a
- * block that is still on its way.
+ * behind one another to a ring of pinned slots and go on from there while the caller does; the host
+ * waits only where a slot comes round again that is still on its way.
  */
 #include <pthread.h>
 #include <stdlib.h>
@@ -16,6 +16,7 @@ enum { SLOTS = 4 };
 static const size_t slot_bytes = 8 << 20;
 
 cudaStream_t cuda_stream;
+unsigned long cuda_frees;
 
 static cudaMemPool_t pool;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -24,7 +25,8 @@ static struct {
 	char *data;
 	cudaEvent_t free;
 } ring[SLOTS];
-static int next_slot;
+static int slot;		/* that is being filled, */
+static size_t used;		/* so far */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;	/* of the ring: weights are put by many threads */
 
 /* sm_80 is the oldest that the kernels are compiled for. */
@@ -124,8 +126,28 @@ alloc_cuda(size_t bytes)
 void
 free_cuda(void *p)
 {
-	if (p)
-		CUDA(cudaFreeAsync(p, cuda_stream));
+	if (!p)
+		return;
+	__atomic_fetch_add(&cuda_frees, 1, __ATOMIC_RELAXED);
+	CUDA(cudaFreeAsync(p, cuda_stream));
+}
+
+/* Room in the ring for n bytes, or as many as the slot has left. */
+static char *
+pinned(size_t *n)
+{
+	char *data;
+
+	if (used == slot_bytes) {
+		CUDA(cudaEventRecord(ring[slot].free, cuda_stream));
+		slot = (slot + 1) % SLOTS;
+		CUDA(cudaEventSynchronize(ring[slot].free));
+		used = 0;
+	}
+	data = ring[slot].data + used;
+	*n = *n < slot_bytes - used ? *n : slot_bytes - used;
+	used += *n;
+	return data;
 }
 
 void
@@ -135,15 +157,12 @@ upload_cuda(void *dst, const void *src, size_t bytes)
 
 	pthread_mutex_lock(&lock);
 	for (done = 0; done < bytes; done += n) {
-		cudaEvent_t free = ring[next_slot].free;
-		char *data = ring[next_slot].data;
+		char *data;
 
-		n = bytes - done < slot_bytes ? bytes - done : slot_bytes;
-		next_slot = (next_slot + 1) % SLOTS;
-		CUDA(cudaEventSynchronize(free));
+		n = bytes - done;
+		data = pinned(&n);
 		memcpy(data, (const char *)src + done, n);
 		CUDA(cudaMemcpyAsync((char *)dst + done, data, n, cudaMemcpyHostToDevice, cuda_stream));
-		CUDA(cudaEventRecord(free, cuda_stream));
 	}
 	pthread_mutex_unlock(&lock);
 }

@@ -197,6 +197,13 @@ struct backend {
 	void (*copy_rows)(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t bytes, int m);
 	void (*zero)(void *p, size_t bytes);
 	void (*sync)(void);
+	/*
+	 * work(user), which calls this row's operations and nothing of it that waits, allocates, or moves from or to the
+	 * host. When its key comes again its arguments are the same, unless memory was freed since; what lies behind its
+	 * pointers may differ. In *kept, NULL at first, a row may keep what was launched, to launch that again.
+	 */
+	void (*repeat)(void **kept, uint64_t key, void (*work)(void *user), void *user);
+	void (*forget)(void *kept);
 
 	/* Number of elements of a weight [n, k] in this backend's layout. */
 	size_t (*weight_elements)(enum dtype type, int n, int k);

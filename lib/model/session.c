@@ -56,6 +56,7 @@ struct session {
 	int *index;			/* [cap_index] page, place, length, tables of a batch */
 	int *d_index;
 	int cap_index;
+	void *kept;			/* what the row keeps of steps of decode */
 	/* the rows of a step that go through the heads */
 	int n;
 	int *row_slot;			/* [nslots] */
@@ -255,6 +256,7 @@ session_free(struct session *s)
 	for (i = 0; i < s->nengines; i++)
 		engine_free(&s->engines[i]);
 	batch_free(&s->batch);
+	s->be->forget(s->kept);
 	for (i = 0; i < (int)(sizeof device / sizeof *device); i++)
 		s->be->free(device[i]);
 	for (i = 0; i < (int)(sizeof host / sizeof *host); i++)
@@ -331,29 +333,54 @@ index_reserve(struct session *s, int n)
 	return s->index;
 }
 
-/* The batch through every engine, which keeps its states. */
+static void
+make_room(struct session *s, int rows)
+{
+	int i;
+
+	s->rows = rows;
+	for (i = 0; i < s->nengines; i++) {
+		forward_free(s->engines[i].forward);
+		s->engines[i].forward = forward_new(s->engines[i].m, rows, KEEP_NONE);
+	}
+}
+
+struct pass {
+	struct session *s;
+	struct cache cache;
+};
+
+static void
+compute(void *user)
+{
+	struct pass *p = user;
+	struct engine *e;
+	int i;
+
+	for (i = 0; i < p->s->nengines; i++) {
+		e = &p->s->engines[i];
+		p->cache.kv = e->kv;
+		e->hidden = forward_run(e->forward, &p->s->batch, &p->cache, 0, 0, 0);
+	}
+}
+
+/* The batch through every engine, which keeps its states. Steps of decode are the same for as many rows and pages. */
 static void
 run(struct session *s, struct cache *cache, int nindex)
 {
 	struct batch *b = &s->batch;
-	struct engine *e;
-	int i, larger = b->m > s->rows;
+	struct pass pass = { s, *cache };
 
-	if (larger)
-		s->rows = b->m;
+	if (b->m > s->rows)
+		make_room(s, b->m);
 	batch_upload(b);
 	s->be->upload(s->d_index, s->index, (size_t)nindex * sizeof *s->index);
-	cache->page = s->d_index;
-	cache->place = s->d_index + b->m;
-	for (i = 0; i < s->nengines; i++) {
-		e = &s->engines[i];
-		if (larger) {
-			forward_free(e->forward);
-			e->forward = forward_new(e->m, s->rows, KEEP_NONE);
-		}
-		cache->kv = e->kv;
-		e->hidden = forward_run(e->forward, b, cache, 0, 0, 0);
-	}
+	pass.cache.page = s->d_index;
+	pass.cache.place = s->d_index + b->m;
+	if (cache->tables)
+		s->be->repeat(&s->kept, (uint64_t)cache->ntables << 32 | (uint32_t)b->m, compute, &pass);
+	else
+		compute(&pass);
 }
 
 /* Pages for the prompts in the batch, one sequence for each request from `first` on. */
@@ -498,7 +525,8 @@ decode(struct session *s)
 			continue;
 		slot_make_writable(s, slot);
 		batch_add_row(b, slot->reply->ids[slot->reply->n - 1], slot->length);
-		cache.ntables = slot->npages > cache.ntables ? slot->npages : cache.ntables;
+		while (cache.ntables < slot->npages)	/* a width that lasts for some steps */
+			cache.ntables = cache.ntables ? 2 * cache.ntables : 1;
 		s->row_slot[s->n + b->m - 1] = i;
 	}
 	if (!(m = b->m))

@@ -33,6 +33,17 @@ typedef int cudaError_t;
 enum { cudaSuccess };
 enum { cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaFuncAttributeMaxDynamicSharedMemorySize };
 
+/* What a stream was given in place of doing it. */
+typedef struct graph *cudaGraph_t, *cudaGraphExec_t;
+enum { cudaStreamCaptureModeThreadLocal };
+cudaError_t cudaStreamBeginCapture(cudaStream_t, int);
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, int);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph);
+static inline cudaError_t cudaGraphDestroy(cudaGraph_t) { return cudaSuccess; }
+static inline cudaError_t cudaGetLastError(void) { return cudaSuccess; }
+
 extern dim3 gridDim, blockIdx, blockDim, threadIdx;
 
 /* In the order of lanes, what each lane of this warp brought; valid until the lane comes again. */

@@ -41,6 +41,13 @@ struct warp {
 dim3 gridDim, blockIdx, blockDim, threadIdx;
 char *launched_shared;
 cudaStream_t cuda_stream;
+unsigned long cuda_frees;
+
+struct graph {
+	std::vector<std::function<void()>> work;
+};
+
+static struct graph *capturing;
 
 static struct fiber fibers[MOST];
 static struct warp warps[MOST / 32];
@@ -199,6 +206,10 @@ launch(dim3 grid, unsigned threads, size_t shared, const std::function<void()> &
 {
 	static char *memory;
 
+	if (capturing) {
+		capturing->work.push_back([=]() { launch(grid, threads, shared, kernel); });
+		return;
+	}
 	if (!memory)
 		memory = (char *)alloc_cpu(SHARED);
 	if (!grid.x || !grid.y || !grid.z || grid.y > 65535 || grid.z > 65535 || threads > MOST || shared > SHARED)
@@ -259,6 +270,14 @@ end(void)
 	pthread_mutex_unlock(&lock);
 }
 
+/* What is not allowed while a stream is captured. */
+static void
+not_captured(const char *what)
+{
+	if (capturing)
+		die("emulate: %s while a graph is captured", what);
+}
+
 static void *
 take(size_t size)
 {
@@ -286,6 +305,7 @@ alloc_cuda(size_t bytes)
 	size_t size = 4096;
 	void *p;
 
+	not_captured("alloc");
 	while (size < bytes)
 		size *= 2;
 	pthread_mutex_lock(&lock);
@@ -305,6 +325,8 @@ void
 free_cuda(void *p)
 {
 	pthread_mutex_lock(&lock);
+	not_captured("free");
+	cuda_frees += p != NULL;
 	if (p)
 		unused.insert({ sizes[p], p });
 	pthread_mutex_unlock(&lock);
@@ -313,6 +335,10 @@ free_cuda(void *p)
 void
 copy_cuda(void *dst, const void *src, size_t bytes)
 {
+	if (capturing) {
+		capturing->work.push_back([=]() { copy_cuda(dst, src, bytes); });
+		return;
+	}
 	begin();
 	memmove(dst, src, bytes);
 	end();
@@ -321,6 +347,10 @@ copy_cuda(void *dst, const void *src, size_t bytes)
 void
 zero_cuda(void *p, size_t bytes)
 {
+	if (capturing) {
+		capturing->work.push_back([=]() { zero_cuda(p, bytes); });
+		return;
+	}
 	begin();
 	memset(p, 0, bytes);
 	end();
@@ -330,16 +360,69 @@ int usable_cuda(void) { return 1; }
 void limit_cuda(size_t bytes) { most = bytes ? bytes : arena_bytes; }
 size_t room_cuda(void) { return most; }
 const char *why_cuda(void) { return NULL; }
-void upload_cuda(void *dst, const void *src, size_t bytes) { copy_cuda(dst, src, bytes); }
-void download_cuda(void *dst, const void *src, size_t bytes) { copy_cuda(dst, src, bytes); }
-void sync_cuda(void) {}
+void sync_cuda(void) { not_captured("sync"); }
+
+void
+upload_cuda(void *dst, const void *src, size_t bytes)
+{
+	not_captured("upload");
+	copy_cuda(dst, src, bytes);
+}
+
+void
+download_cuda(void *dst, const void *src, size_t bytes)
+{
+	not_captured("download");
+	copy_cuda(dst, src, bytes);
+}
+
+cudaError_t
+cudaStreamBeginCapture(cudaStream_t, int)
+{
+	capturing = new struct graph;
+	return cudaSuccess;
+}
+
+cudaError_t
+cudaStreamEndCapture(cudaStream_t, cudaGraph_t *graph)
+{
+	*graph = capturing;
+	capturing = NULL;
+	return cudaSuccess;
+}
+
+cudaError_t
+cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, int)
+{
+	*out = graph;
+	return cudaSuccess;
+}
+
+cudaError_t
+cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t)
+{
+	for (const std::function<void()> &f : graph->work)
+		f();
+	return cudaSuccess;
+}
+
+cudaError_t
+cudaGraphExecDestroy(cudaGraphExec_t graph)
+{
+	delete graph;
+	return cudaSuccess;
+}
 
 void *
 scratch(enum scratch purpose, size_t bytes)
 {
 	static void *of[SCRATCH_KINDS];
+	static size_t sizes[SCRATCH_KINDS];
 
+	if (of[purpose] && bytes <= sizes[purpose])
+		return of[purpose];
 	free_cuda(of[purpose]);
+	sizes[purpose] = bytes;
 	return of[purpose] = alloc_cuda(bytes);
 }
 
@@ -348,6 +431,7 @@ int
 library_multiply(void *c, enum dtype type, int pitch, const struct operand *a, const struct operand *b, int rows,
     int columns, int inner, int, const float *bias, int accumulate)
 {
+	not_captured("a product by the library");
 	begin();
 	for (int j = 0; j < columns; j++)
 		for (int i = 0; i < rows; i++) {
