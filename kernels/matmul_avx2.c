@@ -4,7 +4,7 @@
 #include <stdint.h>
 
 typedef __m256 vec;
-enum { LANES = 8, ROWS = 6, PAIRS = 0 };
+enum { LANES = 8, ROWS = 6 };
 
 static inline vec
 vec_load(const void *p)
@@ -59,12 +59,6 @@ vec_zipped(const uint16_t *low, const uint16_t *high)
 {
 	return _mm256_or_ps(_mm256_castsi256_ps(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)low))),
 	    vec_widened(high));
-}
-
-static inline vec
-dot(vec sum, vec a, vec b)
-{
-	return _mm256_fmadd_ps(a, b, sum);
 }
 
 static inline vec
@@ -124,18 +118,7 @@ transpose(uint32_t *to, int stride, const uint32_t *const line[LANES])
 	}
 }
 
-static inline vec
-code4_word(const void *p, int word)
-{
-	return vec_code4(p, 16 * (word % 2) + 4 * (word / 2));
-}
-
-static inline vec
-word_of(const vec *x)
-{
-	return *x;
-}
-
+#include "kernels/words_f32.h"
 #include "kernels/matmul_blocks.h"
 
 void

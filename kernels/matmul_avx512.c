@@ -1,27 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* matmul_avx512 - f32 multiply-adds; or bf16 dot products, where weights are bf16 and the CPU has them */
 #include "kernels/matmul_avx512.h"
-
-enum { PAIRS = 0 };
-
-static inline vec
-dot(vec sum, vec a, vec b)
-{
-	return _mm512_fmadd_ps(a, b, sum);
-}
-
-static inline vec
-code4_word(const void *p, int word)
-{
-	return vec_code4(p, 16 * (word % 2) + 4 * (word / 2));
-}
-
-static inline vec
-word_of(const vec *x)
-{
-	return *x;
-}
-
+#include "kernels/words_f32.h"
 #include "kernels/matmul_blocks.h"
 
 static int

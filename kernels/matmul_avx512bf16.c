@@ -2,26 +2,13 @@
 /* matmul_avx512bf16 - weights and activations in pairs of bf16, sums in f32; subnormals count as zero */
 #include "kernels/matmul_avx512.h"
 
-enum { PAIRS = 1 };
-
 static inline vec
 dot(vec sum, vec a, vec b)
 {
 	return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
 }
 
-static inline vec
-code4_word(const void *p, int word)
-{
-	return vec_code4_pair(p, 4 * word);
-}
-
-static inline vec
-word_of(const vec *x)
-{
-	return vec_pair(x[0], x[1]);
-}
-
+#include "kernels/words_pairs.h"
 #include "kernels/matmul_blocks.h"
 
 void

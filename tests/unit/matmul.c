@@ -17,26 +17,13 @@
 
 #include "kernels/matmul_avx512.h"
 
-enum { PAIRS = 1 };
-
 static inline vec
 dot(vec sum, vec a, vec b)
 {
 	return _mm512_fmadd_ps(vec_high(a), vec_high(b), _mm512_fmadd_ps(vec_low(a), vec_low(b), sum));
 }
 
-static inline vec
-code4_word(const void *p, int word)
-{
-	return vec_code4_pair(p, 4 * word);
-}
-
-static inline vec
-word_of(const vec *x)
-{
-	return vec_pair(x[0], x[1]);
-}
-
+#include "kernels/words_pairs.h"
 #include "kernels/matmul_blocks.h"
 
 struct row {

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+/* words_f32 - what kernels/matmul_blocks.h needs to know where a word is one f32 */
+#ifndef KERNELS_WORDS_F32_H
+#define KERNELS_WORDS_F32_H
+
+enum { PAIRS = 0 };
+
+static inline vec
+dot(vec sum, vec a, vec b)
+{
+	return vec_fma(sum, a, b);
+}
+
+static inline vec
+code4_word(const void *p, int word)
+{
+	return vec_code4(p, 16 * (word % 2) + 4 * (word / 2));
+}
+
+static inline vec
+word_of(const vec *x)
+{
+	return *x;
+}
+
+#endif
