@@ -168,7 +168,7 @@ test: deps
 	@$(MAKE) --no-print-directory check
 programs: all $(TEST_BIN) $(BUILD)/conformance
 check: programs
-	@PATH="$(abspath $(BIN)):$$PATH" BUILD=$(abspath $(BUILD)) KIT=$(KIT) tests/run $(if $(T),$(T),$(TEST_BIN) tests/*.bats $(BUILD)/conformance)
+	@PATH="$(abspath $(BIN)):$$PATH" BUILD=$(abspath $(BUILD)) KIT=$(abspath $(KIT)) tests/run $(if $(T),$(T),$(TEST_BIN) tests/*.bats $(BUILD)/conformance)
 conformance: all $(BUILD)/conformance
 	@PATH="$(abspath $(BIN)):$$PATH" $(BUILD)/conformance $(KIT)
 
@@ -200,7 +200,7 @@ test-emulated: all $(EMULATED) $(EMULATED_BIN)
 
 # Without a GPU the row is skipped by name.
 test-cuda: programs
-	@PATH="$(abspath $(BIN)):$$PATH" BUILD=$(abspath $(BUILD)) KIT=$(KIT) tests/run \
+	@PATH="$(abspath $(BIN)):$$PATH" BUILD=$(abspath $(BUILD)) KIT=$(abspath $(KIT)) tests/run \
 		$(addprefix $(BUILD)/tests/,kernels products gptq session gradients) $(BUILD)/conformance
 	@if nvidia-smi -L >/dev/null 2>&1; then $(MAKE) demo; else echo 'skip demo: no GPU is visible'; fi
 

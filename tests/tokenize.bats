@@ -97,8 +97,7 @@ record='{"instruction":"Say a.","response":"a"}'
 	tar -cf many.tar corpus.jsonl many.jsonl
 	tar --delete -f many.tar corpus.jsonl
 	dolly many.tar | records | cmp - want
-	command -v zip >/dev/null || skip "no zip"
-	zip -q many.zip many.jsonl
+	python3 -m zipfile -c many.zip many.jsonl
 	dolly many.zip | records | cmp - want
 }
 

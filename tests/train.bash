@@ -49,8 +49,8 @@ until_done() {
 	while :; do
 		setsid bash -o pipefail -c "$2" 2>>"$run.log" &
 		pid=$!
-		# a sanitized pipe takes seconds to begin
-		sleep "${SANITIZE:+3}.$((RANDOM % 30 + kills % 10 + 10))"
+		# some sanitized pipes take seconds to begin
+		sleep "${SANITIZE:+$((kills % 4))}.$((RANDOM % 30 + kills % 10 + 10))"
 		kill -9 -- -$pid 2>/dev/null || :
 		wait $pid && break
 		[ $? -eq 137 ] || { cat "$run.log"; return 1; }
