@@ -98,12 +98,10 @@ accumulate(struct loop *l, struct sums *sums)
 
 	free(l->oldest);
 	l->oldest = NULL;
-	while (fill(l, end, sums)) {
-		bad = trainer_run(&l->trainer, &r->optimizer.gradients, run_seed(r),
-		    r->at.micro + (uint32_t)sums->micro++, sums);
-		if (bad)
-			run_not_finite(r, bad);
-	}
+	while (fill(l, end, sums))
+		trainer_run(&l->trainer, &r->optimizer.gradients, run_seed(r), r->at.micro + (uint32_t)sums->micro++);
+	if ((bad = trainer_collect(&l->trainer, sums)))
+		run_not_finite(r, bad);
 	run_share(r, sums);
 	return r->at.records > begin;
 }

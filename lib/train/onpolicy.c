@@ -196,13 +196,20 @@ weights(float *weight, const float *logp, int first, int count, void *user)
 /* Learning */
 
 static void
-run_batch(struct online *l, struct sums *sums)
+run_batch(struct online *l)
 {
 	struct run *r = l->run;
-	const char *bad = trainer_run(&l->trainer, &r->optimizer.gradients, run_seed(r), r->at.micro++, sums);
+
+	trainer_run(&l->trainer, &r->optimizer.gradients, run_seed(r), r->at.micro++);
+}
+
+static void
+take_losses(struct online *l, struct sums *sums)
+{
+	const char *bad = trainer_collect(&l->trainer, sums);
 
 	if (bad)
-		run_not_finite(r, bad);
+		run_not_finite(l->run, bad);
 }
 
 static void
@@ -216,7 +223,8 @@ learn_replies(struct online *l, struct sums *sums)
 	l->trainer.policy = l->o->policy_gradient ? &loss : NULL;
 	for (l->first = 0; fill(&l->trainer, &l->replies, stream_name(l->job->in), &next);
 	    l->first += l->trainer.batch.p)
-		run_batch(l, sums);
+		run_batch(l);
+	take_losses(l, sums);
 	l->trainer.policy = NULL;
 }
 
@@ -247,7 +255,8 @@ learn_lines(struct online *l, int n)
 	t->divergence = (struct divergence){ l->lm_teacher ? LOSS_KD : LOSS_CE, (float)l->o->lm_kd_ratio, 1, 0, 0 };
 	t->scale = (float)(l->o->lm_coef * n / targets(&l->lines));
 	while (fill(t, &l->lines, stream_name(l->lm), &next))
-		run_batch(l, &l->lm_sums);
+		run_batch(l);
+	take_losses(l, &l->lm_sums);
 	t->scale = 1;
 	t->divergence = divergence;
 	t->teacher = teacher;

@@ -29,8 +29,6 @@ trainer_init(struct trainer *t, struct model *m, int columns, int max_rows, enum
 	model_rope(m, max_rows);
 	t->forward = forward_new(m, max_rows, keep);
 	t->head = head_new(m, columns, trainer_chunk(columns, max_rows));
-	t->ce = mem_zero((size_t)max_rows, sizeof *t->ce);
-	t->div = mem_zero((size_t)max_rows, sizeof *t->div);
 	batch_init(&t->batch, m->be);
 }
 
@@ -49,8 +47,9 @@ trainer_free(struct trainer *t)
 	forward_free(t->forward);
 	head_free(t->head);
 	batch_free(&t->batch);
-	free(t->ce);
-	free(t->div);
+	t->m->be->free(t->d_losses);
+	free(t->owner);
+	free(t->losses);
 }
 
 size_t
@@ -70,7 +69,8 @@ trainer_bytes(const struct model *m, enum dtype type, int columns, int max_rows,
 void
 trainer_begin(struct trainer *t)
 {
-	forget_names(t);
+	if (!t->pending)
+		forget_names(t);
 	batch_clear(&t->batch);
 	if (t->teacher)
 		teacher_clear(t->teacher);
@@ -94,36 +94,44 @@ trainer_add(struct trainer *t, const char *stream, const struct record *r, const
 	return 1;
 }
 
-/* The sequence that a supervised row belongs to. */
-static const char *
-name_of(const struct trainer *t, int supervised)
+static void
+grow(struct trainer *t, int rows)
 {
-	int s = 0;
+	const struct backend *be = t->m->be;
+	size_t cap = 2 * (size_t)(t->pending + rows), bytes = (size_t)t->pending * sizeof *t->losses;
+	float *larger;
 
-	while (t->batch.offsets[s + 1] <= t->batch.rows[supervised])
-		s++;
-	return t->names[s];
+	if (t->pending + rows <= t->cap_pending)
+		return;
+	if (!(larger = be->alloc(2 * cap * sizeof *larger)))
+		die("out of memory for the losses of %zu targets", cap);
+	if (t->pending) {
+		be->copy(larger, t->d_losses, bytes);
+		be->copy(larger + cap, t->d_losses + t->cap_pending, bytes);
+	}
+	be->free(t->d_losses);
+	t->d_losses = larger;
+	t->owner = mem_grow(t->owner, cap, sizeof *t->owner);
+	t->losses = mem_grow(t->losses, 2 * cap, sizeof *t->losses);
+	t->cap_pending = (int)cap;
 }
 
-/* Take the rows' losses into the sums. */
-static const char *
-collect(struct trainer *t, struct sums *sums)
+/* Let the losses of the batch wait, with whose they are. */
+static void
+keep(struct trainer *t)
 {
 	const struct batch *b = &t->batch;
-	size_t bytes = (size_t)b->p * sizeof *t->ce;
-	int i;
+	size_t bytes = (size_t)b->p * sizeof *t->losses;
+	int first = t->nnames - b->nseq, s = 0, i;
 
-	t->m->be->download(t->ce, t->head->ce, bytes);
-	t->m->be->download(t->div, t->head->div, bytes);
+	grow(t, b->p);
+	t->m->be->copy(t->d_losses + t->pending, t->head->ce, bytes);
+	t->m->be->copy(t->d_losses + t->cap_pending + t->pending, t->head->div, bytes);
 	for (i = 0; i < b->p; i++) {
-		if (!isfinite(t->ce[i]) || !isfinite(t->div[i]))
-			return name_of(t, i);
-		sums->ce += t->ce[i];
-		sums->div += t->div[i];
+		while (b->offsets[s + 1] <= b->rows[i])
+			s++;
+		t->owner[t->pending++] = first + s;
 	}
-	sums->targets += (uint64_t)b->p;
-	sums->tokens += (uint64_t)b->m;
-	return NULL;
 }
 
 /* The loss of the batch whose states are `hidden`, and the gradient on these. */
@@ -139,11 +147,10 @@ lose(struct trainer *t, const void *hidden, struct gradients *g)
 	return head_policy(t->head, &t->batch, hidden, t->policy, rows, t->teacher, g);
 }
 
-const char *
-trainer_run(struct trainer *t, struct gradients *g, uint64_t seed, uint32_t micro, struct sums *sums)
+void
+trainer_run(struct trainer *t, struct gradients *g, uint64_t seed, uint32_t micro)
 {
 	struct batch *b = &t->batch;
-	const char *bad;
 	const void *hidden;
 	void *dhidden;
 
@@ -152,9 +159,32 @@ trainer_run(struct trainer *t, struct gradients *g, uint64_t seed, uint32_t micr
 		teacher_begin(t->teacher, b);
 	hidden = forward_run(t->forward, b, NULL, 1, seed, micro);
 	dhidden = lose(t, hidden, g);
-	if ((bad = collect(t, sums)))
-		return bad;
+	keep(t);
 	forward_backward(t->forward, b, dhidden, g);
+	t->tokens += (uint64_t)b->m;
+}
+
+const char *
+trainer_collect(struct trainer *t, struct sums *sums)
+{
+	const float *ce = t->losses, *div = t->losses + t->pending;
+	size_t bytes = (size_t)t->pending * sizeof *t->losses;
+	int i, n = t->pending;
+
+	if (!n)
+		return NULL;
+	t->m->be->download(t->losses, t->d_losses, bytes);
+	t->m->be->download(t->losses + n, t->d_losses + t->cap_pending, bytes);
+	t->pending = 0;
+	for (i = 0; i < n; i++) {
+		if (!isfinite(ce[i]) || !isfinite(div[i]))
+			return t->names[t->owner[i]];
+		sums->ce += ce[i];
+		sums->div += div[i];
+	}
+	sums->targets += (uint64_t)n;
+	sums->tokens += t->tokens;
+	t->tokens = 0;
 	return NULL;
 }
 
@@ -165,9 +195,10 @@ trainer_score(struct trainer *t, struct sums *sums)
 	int i;
 
 	batch_upload(b);
-	head_logprob(t->head, b, forward_run(t->forward, b, NULL, 0, 0, 0), 1, t->ce, NULL);
+	grow(t, b->p);
+	head_logprob(t->head, b, forward_run(t->forward, b, NULL, 0, 0, 0), 1, t->losses, NULL);
 	for (i = 0; i < b->p; i++)
-		sums->ce -= t->ce[i];
+		sums->ce -= t->losses[i];
 	sums->targets += (uint64_t)b->p;
 	sums->tokens += (uint64_t)b->m;
 }

@@ -30,9 +30,14 @@ struct trainer {
 	float scale;			/* of the divergence's gradient: 1, unless another loss counts more or less */
 	int max_rows;			/* of a micro-batch */
 	struct batch batch;
-	char **names;			/* [nseq] of the sequences of the batch */
+	char **names;			/* of the sequences of the batch, behind those of what is pending */
 	int nnames, cap_names;
-	float *ce, *div;		/* host [max_rows] */
+	/* supervised rows whose losses the host has not seen yet */
+	int pending, cap_pending;
+	uint64_t tokens;		/* of their batches */
+	float *d_losses;		/* [2, cap_pending] ce and div, backend memory */
+	int *owner;			/* [cap_pending] into names */
+	float *losses;			/* host [2, cap_pending] */
 };
 
 /* `columns` of the head count, in every softmax. The teacher is the caller's. */
@@ -48,10 +53,12 @@ void trainer_begin(struct trainer *t);
 /* An example with targets; `stream` names where the record is from. 0 when it does not fit any more. */
 int trainer_add(struct trainer *t, const char *stream, const struct record *r, const struct example *e);
 /*
- * Loss and gradients of the batch, added to *sums and *g. `seed` and `micro` key the
- * dropout. Returns NULL, or the name of the sequence whose loss is not finite.
+ * Loss and gradients of the batch, these added to *g. `seed` and `micro` key the dropout. Nothing waits for
+ * the row: the losses stay there until trainer_collect() adds those of all batches run to *sums. It returns
+ * NULL, or the name of a sequence whose loss is not finite, which is good until the next trainer_begin().
  */
-const char *trainer_run(struct trainer *t, struct gradients *g, uint64_t seed, uint32_t micro, struct sums *sums);
+void trainer_run(struct trainer *t, struct gradients *g, uint64_t seed, uint32_t micro);
+const char *trainer_collect(struct trainer *t, struct sums *sums);
 /* Cross-entropy alone, without dropout or gradient. */
 void trainer_score(struct trainer *t, struct sums *sums);
 /* log p of the batch's targets by the teacher, whose distribution must be dense, in host memory. */
