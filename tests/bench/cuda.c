@@ -352,7 +352,7 @@ step(void *user)
 static void
 train(const struct size *size, const struct size *teacher)
 {
-	const struct adamw_options options = { 0.9, 0.999, 1e-8, 0.01, 1 };
+	const struct adamw_options options = { 0.9, 0.999, 1e-8, 0.01, 1, 0, 0 };
 	struct step s = { .m = make(size), .teacher = teacher ? make(teacher) : NULL };
 	int32_t *ids = mem_alloc((size_t)length * sizeof *ids), span[2] = { 0, length };
 	double flops, t;

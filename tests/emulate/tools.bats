@@ -59,6 +59,8 @@ records() {
 	near 1e-4 '.loss // empty, .dev_loss // empty, .grad_norm // empty' ROW/metrics.jsonl
 	each sft -m model -o ROW.bf16 --dtype bf16 --recompute --lr 3e-3 --steps 2 --batch 4 texts.zst
 	near 2e-2 '.loss' ROW.bf16/metrics.jsonl
+	each sft -m model -o ROW.random --dtype bf16 --stochastic --lr 3e-3 --steps 2 --batch 4 texts.zst
+	near 2e-2 '.loss' ROW.random/metrics.jsonl
 	# dropout is the same, and the state goes to disk
 	each sft -m gpt2 -o ROW.gpt2 --lr 3e-3 --steps 2 --batch 4 --save-every 1 train.tokens.zst
 	near 1e-4 '.loss' ROW.gpt2/metrics.jsonl
