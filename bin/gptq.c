@@ -282,9 +282,7 @@ finish_head(struct run *r)
 	struct weight q = m->head;
 
 	if (with_head) {
-		q.data = m->be->alloc(q.elements * dtype_size(q.type));
-		if (!q.data)
-			die("no memory for a second head");
+		q.data = backend_alloc(m->be, q.elements, dtype_size(q.type), "a second head");
 		quantise_head(&r->calibration, &q, &r->plan);
 	}
 	output_block(&r->output, &r->calibration, m->config.layers);

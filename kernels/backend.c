@@ -10,6 +10,8 @@
 
 #include "kernels/cells.h"
 #include "kernels/cpu.h"
+#include "lib/base/die.h"
+#include "lib/base/mem.h"
 
 static int
 always(void)
@@ -184,4 +186,15 @@ backend_why(const char *name)
 		if (!strcmp(name, (*row)->name))
 			return (*row)->why ? (*row)->why() : "this CPU lacks it";
 	return "there is no such row of kernels";
+}
+
+void *
+backend_alloc(const struct backend *be, size_t n, size_t size, const char *what)
+{
+	size_t bytes = mem_mul(n, size);
+	void *p = be->alloc(bytes);
+
+	if (!p)
+		die("no memory for %s, asking for %zu bytes", what, bytes);
+	return p;
 }

@@ -367,6 +367,8 @@ extern const struct backend backend_cuda;	/* kernels/cuda_row.c or kernels/cuda_
 const struct backend *backend_pick(const char *name);
 /* Why backend_pick() returned NULL: the end of a sentence about `name`. */
 const char *backend_why(const char *name);
+/* n elements of `size` bytes in its memory, zeroed. Dies when there is none for `what`. */
+void *backend_alloc(const struct backend *be, size_t n, size_t size, const char *what);
 /* All rows, fastest first, NULL-terminated. */
 extern const struct backend *const backends[];
 

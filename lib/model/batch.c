@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <stdlib.h>
 
-#include "lib/base/die.h"
 #include "lib/base/mem.h"
 #include "lib/model/batch.h"
 
@@ -105,9 +104,7 @@ upload(const struct backend *be, int **device, int *cap, const int *host, int n)
 	if (n > *cap) {
 		be->free(*device);
 		*cap = 2 * n;
-		*device = be->alloc((size_t)*cap * sizeof **device);
-		if (!*device)
-			die("out of memory for a batch of %d rows", n);
+		*device = backend_alloc(be, (size_t)*cap, sizeof **device, "a batch");
 	}
 	if (n)
 		be->upload(*device, host, (size_t)n * sizeof **device);

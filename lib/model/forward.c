@@ -56,10 +56,8 @@ sizes_of(const struct model *m)
 static void *
 allocate(struct forward *f, size_t bytes)
 {
-	void *p = f->be->alloc(bytes);
+	void *p = backend_alloc(f->be, bytes, 1, "the activations");
 
-	if (!p)
-		die("out of memory for the activations of %d rows", f->max_rows);
 	MEM_PUSH(f->allocated, f->nallocated, f->cap_allocated, p);
 	return p;
 }
@@ -293,11 +291,8 @@ gradients_init(struct gradients *g, const struct model *m)
 
 	g->m = m;
 	g->of = mem_zero((size_t)m->nstorage, sizeof *g->of);
-	for (i = 0; i < m->nstorage; i++) {
-		g->of[i] = m->be->alloc(m->storage[i].n * sizeof(float));
-		if (!g->of[i])
-			die("out of memory for the gradients");
-	}
+	for (i = 0; i < m->nstorage; i++)
+		g->of[i] = backend_alloc(m->be, m->storage[i].n, sizeof(float), "the gradients");
 }
 
 void

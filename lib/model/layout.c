@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <stdlib.h>
 
-#include "lib/base/die.h"
 #include "lib/base/mem.h"
 #include "lib/model/layout.h"
 
@@ -178,21 +177,11 @@ layout_build_head(struct model *m)
 	add_embedding(m, &m->head, m->config.vocab, layout_head_name(&m->config));
 }
 
-static void *
-allocate(const struct model *m, size_t bytes)
-{
-	void *p = m->be->alloc(bytes);
-
-	if (!p)
-		die("no memory for the weights, asking for %zu bytes", bytes);
-	return p;
-}
-
 void
 layout_allocate_matrix(const struct model *m, const struct storage *s)
 {
 	if (!s->matrix->data)
-		s->matrix->data = allocate(m, mem_mul(s->n, dtype_size(s->matrix->type)));
+		s->matrix->data = backend_alloc(m->be, s->n, dtype_size(s->matrix->type), "the weights");
 }
 
 static void
@@ -201,7 +190,7 @@ allocate_storage(const struct model *m, const struct storage *s)
 	if (s->matrix)
 		layout_allocate_matrix(m, s);
 	else if (!*s->vector)
-		*s->vector = allocate(m, mem_mul(s->n, sizeof **s->vector));
+		*s->vector = backend_alloc(m->be, s->n, sizeof **s->vector, "the weights");
 }
 
 void

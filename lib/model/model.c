@@ -3,7 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "lib/base/die.h"
 #include "lib/base/mem.h"
 #include "lib/model/layout.h"
 #include "lib/quant/weight.h"
@@ -132,8 +131,7 @@ model_rope(struct model *m, int positions)
 	}
 	if (m->rope)
 		m->be->free(m->rope);
-	if (!(m->rope = m->be->alloc(bytes)))
-		die("no memory for the angles of %d positions", positions);
+	m->rope = backend_alloc(m->be, bytes, 1, "the angles of positions");
 	m->be->upload(m->rope, table, bytes);
 	m->rope_positions = positions;
 	free(table);

@@ -66,16 +66,6 @@ struct session {
 
 enum { DRAWN = 4 };			/* id, logp, model_logp, teacher_logp */
 
-static void *
-allocate(const struct backend *be, size_t bytes)
-{
-	void *p = be->alloc(bytes);
-
-	if (!p)
-		die("out of memory for generation, asking for %zu bytes", bytes);
-	return p;
-}
-
 /* Pages */
 
 static char *
@@ -92,7 +82,7 @@ engine_grow(struct engine *e, int pages)
 	int l;
 
 	e->kv.pages = pages;
-	e->kv.data = allocate(be, mem_mul((size_t)pages * e->page_bytes, (size_t)old.layers));
+	e->kv.data = backend_alloc(be, (size_t)pages * e->page_bytes, (size_t)old.layers, "generation");
 	for (l = 0; old.data && l < old.layers; l++)
 		be->copy(page_at(e, l, 0), (char *)old.data + (size_t)l * (size_t)old.pages * e->page_bytes,
 		    (size_t)old.pages * e->page_bytes);
@@ -183,9 +173,9 @@ engine_add(struct session *s, struct model *m)
 	e->page_bytes = 2 * (size_t)c->kv_heads * KV_PAGE * (size_t)c->d * dtype_size(m->type);
 	e->forward = forward_new(m, s->rows, KEEP_NONE);
 	e->width = (size_t)c->hidden * dtype_size(m->type);
-	e->x = allocate(s->be, (size_t)s->nslots * e->width);
-	e->last = allocate(s->be, e->width);
-	e->logits = allocate(s->be, mem_mul((size_t)s->nslots * sizeof *e->logits, (size_t)c->vocab));
+	e->x = backend_alloc(s->be, (size_t)s->nslots * e->width, 1, "generation");
+	e->last = backend_alloc(s->be, e->width, 1, "generation");
+	e->logits = backend_alloc(s->be, (size_t)s->nslots * sizeof *e->logits, (size_t)c->vocab, "generation");
 	if (c->positions < s->positions)
 		s->positions = c->positions;
 }
@@ -210,9 +200,9 @@ session_new(struct model *m, int slots, int prefill, const struct sampling *samp
 	batch_init(&s->batch, s->be);
 	s->row_slot = mem_zero(n, sizeof *s->row_slot);
 	s->uniform = mem_zero(n, sizeof *s->uniform);
-	s->d_uniform = allocate(s->be, n * sizeof *s->uniform);
+	s->d_uniform = backend_alloc(s->be, n, sizeof *s->uniform, "generation");
 	s->drawn = mem_zero(DRAWN * n, sizeof *s->drawn);
-	s->d_drawn = allocate(s->be, DRAWN * n * sizeof *s->drawn);
+	s->d_drawn = backend_alloc(s->be, DRAWN * n, sizeof *s->drawn, "generation");
 	return s;
 }
 
@@ -227,7 +217,7 @@ session_mix(struct session *s, struct model *teacher, float share, int columns)
 	engine_add(s, teacher);
 	engine_grow(&s->engines[1], s->pages);
 	for (i = 0; i < s->nengines; i++)
-		s->engines[i].raw = allocate(s->be, raw);
+		s->engines[i].raw = backend_alloc(s->be, raw, 1, "generation");
 }
 
 static void
@@ -328,7 +318,7 @@ index_reserve(struct session *s, int n)
 		s->be->free(s->d_index);
 		s->cap_index = 2 * n;
 		s->index = mem_grow(s->index, (size_t)s->cap_index, sizeof *s->index);
-		s->d_index = allocate(s->be, (size_t)s->cap_index * sizeof *s->d_index);
+		s->d_index = backend_alloc(s->be, (size_t)s->cap_index, sizeof *s->d_index, "generation");
 	}
 	return s->index;
 }

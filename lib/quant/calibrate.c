@@ -2,7 +2,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "lib/base/die.h"
 #include "lib/base/mem.h"
 #include "lib/quant/calibrate.h"
 
@@ -81,11 +80,7 @@ calibration_bytes(const struct calibration *c)
 static void *
 allocate(const struct calibration *c, size_t rows, size_t width)
 {
-	void *p = c->m->be->alloc(mem_mul(rows, width) * dtype_size(c->m->type));
-
-	if (!p)
-		die("no memory for the activations of %zu tokens", c->total);
-	return p;
+	return backend_alloc(c->m->be, mem_mul(rows, width), dtype_size(c->m->type), "the activations");
 }
 
 static void *
@@ -273,15 +268,14 @@ calibration_measure(struct calibration *c, const struct weight *q)
 {
 	const struct backend *be = c->m->be;
 	size_t hidden = (size_t)c->m->config.hidden, v = (size_t)c->m->config.vocab;
-	float *logits[2] = { be->alloc(LOGITS * v * sizeof(float)), be->alloc(LOGITS * v * sizeof(float)) };
-	float *memory = be->alloc(3 * LOGITS * sizeof(float));
+	float *logits[2] = { backend_alloc(be, LOGITS * v, sizeof(float), "the logits"),
+	    backend_alloc(be, LOGITS * v, sizeof(float), "the logits") };
+	float *memory = backend_alloc(be, 3 * LOGITS, sizeof(float), "the logits");
 	float *terms[3];
 	void *gathered = allocate(c, LOGITS, hidden);
 	struct measure s = { .targets = 0 };
 	int i, first;
 
-	if (!logits[0] || !logits[1] || !memory)
-		die("no memory for the logits of %d tokens", LOGITS);
 	for (i = 0; i < 3; i++)
 		terms[i] = memory + i * LOGITS;
 	for (i = 0; i < c->n; i++) {

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <stdlib.h>
 
-#include "lib/base/die.h"
 #include "lib/base/mem.h"
 #include "lib/quant/hessian.h"
 
@@ -20,16 +19,6 @@ square(const struct backend *be, int n, int k)
 	struct weight w = { .type = DT_F32, .n = n, .k = k, .elements = be->weight_elements(DT_F32, n, k) };
 
 	return w;
-}
-
-static void *
-allocate(const struct backend *be, size_t bytes)
-{
-	void *p = be->alloc(bytes);
-
-	if (!p)
-		die("no memory for the Hessian, asking for %zu bytes", bytes);
-	return p;
 }
 
 /* Columns of tile i along a side. */
@@ -56,16 +45,16 @@ hessian_init(struct hessian *h, const struct backend *be, enum dtype type, int k
 	h->tiles = mem_zero((size_t)(h->side * (h->side + 1) / 2), sizeof *h->tiles);
 	h->strips = mem_zero((size_t)h->side, sizeof *h->strips);
 	for (i = 0; i < h->side; i++) {
-		h->strips[i] = allocate(be, m * (size_t)width(k, i) * size);
+		h->strips[i] = backend_alloc(be, m * (size_t)width(k, i), size, "the Hessian");
 		for (j = 0; j <= i; j++) {
 			*tile(h, i, j) = square(be, width(k, i), width(k, j));
-			tile(h, i, j)->data = allocate(be, tile(h, i, j)->elements * sizeof(float));
+			tile(h, i, j)->data = backend_alloc(be, tile(h, i, j)->elements, sizeof(float), "the Hessian");
 		}
 	}
 	if (w) {
 		h->cross = square(be, by_outputs(w, k) ? w->n : k, k);
-		h->cross.data = allocate(be, h->cross.elements * sizeof(float));
-		h->outputs = allocate(be, m * (size_t)(by_outputs(w, k) ? w->n : 0) * size);
+		h->cross.data = backend_alloc(be, h->cross.elements, sizeof(float), "the Hessian");
+		h->outputs = backend_alloc(be, m * (size_t)(by_outputs(w, k) ? w->n : 0), size, "the Hessian");
 	}
 }
 
@@ -191,7 +180,7 @@ hessian_lower(const struct hessian *h, const int *place, float *out)
 static float *
 upload(const struct backend *be, const float *w, size_t n)
 {
-	float *device = allocate(be, n * sizeof *device);
+	float *device = backend_alloc(be, n, sizeof *device, "the Hessian");
 
 	be->upload(device, w, n * sizeof *w);
 	return device;
@@ -215,8 +204,8 @@ double
 hessian_energy(const struct hessian *h, const float *w, int n)
 {
 	size_t size = (size_t)n * TILE * sizeof(float);
-	float *all = upload(h->be, w, (size_t)n * (size_t)h->k), *left = allocate(h->be, size);
-	float *product = allocate(h->be, size), *y = mem_alloc(size);
+	float *all = upload(h->be, w, (size_t)n * (size_t)h->k), *left = backend_alloc(h->be, size, 1, "the Hessian");
+	float *product = backend_alloc(h->be, size, 1, "the Hessian"), *y = mem_alloc(size);
 	double sum = 0;
 	int i, j;
 
@@ -242,7 +231,7 @@ static void
 apply(const struct hessian *h, float *out, const float *w, int rows)
 {
 	size_t n = (size_t)rows * (size_t)h->k;
-	float *in = upload(h->be, w, n), *product = allocate(h->be, n * sizeof *product);
+	float *in = upload(h->be, w, n), *product = backend_alloc(h->be, n, sizeof *product, "the Hessian");
 
 	h->be->matmul_dx(product, DT_F32, in, DT_F32, &h->cross, rows, h->k, 0);
 	h->be->download(out, product, n * sizeof *out);

@@ -87,12 +87,9 @@ quantise_matrix(const struct model *m, const struct weight *w, struct weight *q,
 static void
 copy_linear(const struct model *m, struct linear *l)
 {
-	size_t bytes = l->w.elements * dtype_size(m->type);
-	void *own = m->be->alloc(bytes);
+	void *own = backend_alloc(m->be, l->w.elements, dtype_size(m->type), "the quantised weights");
 
-	if (!own)
-		die("no memory for the quantised weights, asking for %zu bytes", bytes);
-	m->be->copy(own, l->w.data, bytes);
+	m->be->copy(own, l->w.data, l->w.elements * dtype_size(m->type));
 	l->w.data = own;
 }
 
@@ -116,8 +113,7 @@ quantise_block(struct calibration *c, int layer, const struct plan *p)
 	for (stage = STAGE_QKV; stage < STAGE_END; stage++)
 		copy_linear(m, linear_at(&q, stage));
 	if (p->at_once) {
-		if (!(before = m->be->alloc(bytes)))
-			die("no memory for a copy of the activations");
+		before = backend_alloc(m->be, bytes, 1, "a copy of the activations");
 		m->be->copy(before, c->y, bytes);
 	}
 	for (stage = STAGE_QKV; stage < STAGE_END; stage++) {

@@ -3,7 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "lib/base/die.h"
 #include "lib/base/mem.h"
 #include "lib/quant/weight.h"
 
@@ -77,16 +76,6 @@ is_symmetric(const struct quantised *l)
 	return 1;
 }
 
-static void *
-allocate(const struct backend *be, size_t bytes)
-{
-	void *p = be->alloc(bytes);
-
-	if (!p)
-		die("no memory for the weights, asking for %zu bytes", bytes);
-	return p;
-}
-
 static void
 put(struct weight *w, const struct backend *be, const struct quantised *l, const int *order, int row)
 {
@@ -129,11 +118,11 @@ weight_hold(struct weight *w, const struct backend *be, const struct quantised *
 	w->type = DT_U8;
 	w->quant = q;
 	w->elements = be->quant_bytes(&q, w->n, w->k);
-	w->data = allocate(be, w->elements);
+	w->data = backend_alloc(be, w->elements, 1, "the weights");
 	for (i = row = 0; i < n; row += layers[i++].n)
 		put(w, be, &layers[i], order, row);
 	if (order) {
-		w->quant.order = allocate(be, (size_t)w->k * sizeof *order);
+		w->quant.order = backend_alloc(be, (size_t)w->k, sizeof *order, "the weights");
 		be->upload(w->quant.order, order, (size_t)w->k * sizeof *order);
 	}
 	free(order);
@@ -169,7 +158,7 @@ weight_round(struct weight *w, const struct backend *be, const struct weight *fr
 
 	*w = (struct weight){ .type = DT_U8, .n = from->n, .k = from->k, .quant = q };
 	w->elements = be->quant_bytes(&q, w->n, w->k);
-	w->data = allocate(be, w->elements);
+	w->data = backend_alloc(be, w->elements, 1, "the weights");
 	#pragma omp parallel for schedule(dynamic)
 	for (row = 0; row < w->n; row += SLICE) {
 		int rows = w->n - row < SLICE ? w->n - row : SLICE;

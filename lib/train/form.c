@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "kernels/philox.h"
-#include "lib/base/die.h"
 #include "lib/base/mem.h"
 #include "lib/train/form.h"
 
@@ -37,16 +36,6 @@ struct form {
 	uint16_t *record_counts;	/* [entries] */
 };
 
-static void *
-allocate(const struct backend *be, size_t n, size_t size)
-{
-	void *p = be->alloc(mem_mul(n, size));
-
-	if (!p)
-		die("out of memory for the teacher's distribution");
-	return p;
-}
-
 struct form *
 form_new(struct model *m, enum stored kind, int vocab, int count, uint64_t seed)
 {
@@ -59,17 +48,17 @@ form_new(struct model *m, enum stored kind, int vocab, int count, uint64_t seed)
 	f->vocab = vocab;
 	f->count = count;
 	f->seed = seed;
-	f->x = allocate(f->be, CHUNK * hidden, dtype_size(m->type));
+	f->x = backend_alloc(f->be, CHUNK * hidden, dtype_size(m->type), "the teacher's distribution");
 	if (kind == STORED_HIDDEN) {
-		f->states = allocate(f->be, CHUNK * hidden, sizeof *f->rows);
+		f->states = backend_alloc(f->be, CHUNK * hidden, sizeof *f->rows, "the teacher's distribution");
 		return f;
 	}
-	f->logits = allocate(f->be, wide, sizeof *f->logits);
+	f->logits = backend_alloc(f->be, wide, sizeof *f->logits, "the teacher's distribution");
 	if (kind == STORED_TOPK || kind == STORED_SAMPLE) {
-		f->d_ids = allocate(f->be, n, sizeof *f->d_ids);
-		f->d_logprobs = allocate(f->be, n, sizeof *f->d_logprobs);
-		f->d_log_tail = allocate(f->be, CHUNK, sizeof *f->d_log_tail);
-		f->d_uniform = allocate(f->be, CHUNK, sizeof *f->d_uniform);
+		f->d_ids = backend_alloc(f->be, n, sizeof *f->d_ids, "the teacher's distribution");
+		f->d_logprobs = backend_alloc(f->be, n, sizeof *f->d_logprobs, "the teacher's distribution");
+		f->d_log_tail = backend_alloc(f->be, CHUNK, sizeof *f->d_log_tail, "the teacher's distribution");
+		f->d_uniform = backend_alloc(f->be, CHUNK, sizeof *f->d_uniform, "the teacher's distribution");
 	}
 	if (kind != STORED_TOPK)
 		f->wide = mem_alloc(mem_mul(wide, sizeof *f->wide));

@@ -1,19 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include <stdlib.h>
 
-#include "lib/base/die.h"
 #include "lib/base/mem.h"
 #include "lib/train/head.h"
-
-static void *
-allocate(const struct backend *be, size_t bytes)
-{
-	void *p = be->alloc(bytes);
-
-	if (!p)
-		die("out of memory for the head's logits");
-	return p;
-}
 
 struct head *
 head_new(struct model *m, int columns, int chunk)
@@ -24,9 +13,9 @@ head_new(struct model *m, int columns, int chunk)
 	h->m = m;
 	h->columns = columns;
 	h->chunk = chunk;
-	h->x = allocate(m->be, x);
-	h->dx = allocate(m->be, x);
-	h->logits = allocate(m->be, (size_t)chunk * (size_t)columns * sizeof *h->logits);
+	h->x = backend_alloc(m->be, x, 1, "the head's logits");
+	h->dx = backend_alloc(m->be, x, 1, "the head's logits");
+	h->logits = backend_alloc(m->be, (size_t)chunk * (size_t)columns, sizeof *h->logits, "the head's logits");
 	return h;
 }
 
@@ -72,17 +61,18 @@ grow(struct head *h, int m, int p)
 		be->free(h->weight);
 		be->free(h->entropy);
 		h->cap = p;
-		h->ce = allocate(be, (size_t)p * sizeof *h->ce);
-		h->div = allocate(be, (size_t)p * sizeof *h->div);
-		h->weight = allocate(be, (size_t)p * sizeof *h->weight);
-		h->entropy = allocate(be, (size_t)p * sizeof *h->entropy);
+		h->ce = backend_alloc(be, (size_t)p, sizeof *h->ce, "the head's logits");
+		h->div = backend_alloc(be, (size_t)p, sizeof *h->div, "the head's logits");
+		h->weight = backend_alloc(be, (size_t)p, sizeof *h->weight, "the head's logits");
+		h->entropy = backend_alloc(be, (size_t)p, sizeof *h->entropy, "the head's logits");
 		h->host_logp = mem_grow(h->host_logp, (size_t)p, sizeof *h->host_logp);
 		h->host_weight = mem_grow(h->host_weight, (size_t)p, sizeof *h->host_weight);
 	}
 	if (m > h->cap_m) {
 		be->free(h->dhidden);
 		h->cap_m = m;
-		h->dhidden = allocate(be, (size_t)m * (size_t)h->m->config.hidden * dtype_size(h->m->type));
+		h->dhidden = backend_alloc(be, (size_t)m * (size_t)h->m->config.hidden, dtype_size(h->m->type),
+		    "the head's logits");
 	}
 }
 
@@ -264,7 +254,7 @@ head_rounding(struct head *h, const struct batch *b, const void *hidden, float *
 
 	grow(h, 0, b->p);
 	if (!h->exact)
-		h->exact = allocate(m->be, (size_t)h->chunk * columns * sizeof *h->exact);
+		h->exact = backend_alloc(m->be, (size_t)h->chunk * columns, sizeof *h->exact, "the head's logits");
 	exact.dense = h->exact;
 	for (first = 0; first < b->p; first += count) {
 		count = chunk_at(h, first, b->p);

@@ -2,7 +2,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "lib/base/die.h"
 #include "lib/base/mem.h"
 #include "lib/train/optimizer.h"
 
@@ -10,16 +9,6 @@ static int
 is_split(const struct storage *s, enum dtype type, int stochastic)
 {
 	return s->matrix && type == DT_BF16 && !stochastic;
-}
-
-static void *
-allocate(const struct backend *be, size_t n, size_t size)
-{
-	void *p = be->alloc(mem_mul(n, size));
-
-	if (!p)
-		die("out of memory for the optimizer's state");
-	return p;
 }
 
 void
@@ -33,14 +22,14 @@ optimizer_init(struct optimizer *o, struct model *m, const struct adamw_options 
 	o->mean = mem_zero(count, sizeof *o->mean);
 	o->variance = mem_zero(count, sizeof *o->variance);
 	o->low = mem_zero(count, sizeof *o->low);
-	o->squares = allocate(m->be, 1, sizeof *o->squares);
+	o->squares = backend_alloc(m->be, 1, sizeof *o->squares, "the optimizer's state");
 	for (i = 0; i < m->nstorage; i++) {
 		const struct storage *s = &m->storage[i];
 
-		o->mean[i] = allocate(m->be, s->n, sizeof **o->mean);
-		o->variance[i] = allocate(m->be, s->n, sizeof **o->variance);
+		o->mean[i] = backend_alloc(m->be, s->n, sizeof **o->mean, "the optimizer's state");
+		o->variance[i] = backend_alloc(m->be, s->n, sizeof **o->variance, "the optimizer's state");
 		if (is_split(s, m->type, options->stochastic))
-			o->low[i] = allocate(m->be, s->n, sizeof **o->low);
+			o->low[i] = backend_alloc(m->be, s->n, sizeof **o->low, "the optimizer's state");
 	}
 }
 

@@ -99,23 +99,13 @@ teacher_check(const struct teacher_source *s, const struct divergence *d)
 		    "take --tail bucket");
 }
 
-static void *
-allocate(const struct backend *be, size_t n, size_t size)
-{
-	void *p = be->alloc(mem_mul(n, size));
-
-	if (!p)
-		die("out of memory for the teacher's distribution");
-	return p;
-}
-
 static void
 append(struct teacher *t, struct table *table, const void *data, size_t bytes)
 {
 	void *larger;
 
 	if (table->size + bytes > table->cap) {
-		larger = allocate(t->be, 2 * (table->size + bytes), 1);
+		larger = backend_alloc(t->be, 2 * (table->size + bytes), 1, "the teacher's distribution");
 		if (table->size)
 			t->be->copy(larger, table->data, table->size);
 		t->be->free(table->data);
@@ -162,7 +152,7 @@ teacher_new(const struct teacher_source *s, const struct backend *be, int max_ro
 		t->wide = mem_alloc(mem_mul((size_t)chunk * vocab, sizeof *t->wide));
 	}
 	if (t->model || t->full)
-		t->logits = allocate(be, (size_t)chunk * vocab, sizeof *t->logits);
+		t->logits = backend_alloc(be, (size_t)chunk * vocab, sizeof *t->logits, "the teacher's distribution");
 	return t;
 }
 
@@ -247,7 +237,7 @@ add_states(struct teacher *t, const char *stream, const struct record *r, const 
 	t->type = x->type;
 	row = (size_t)x->shape[1] * dtype_size(x->type);
 	if (!t->states)
-		t->states = allocate(t->be, (size_t)t->max_rows, row);
+		t->states = backend_alloc(t->be, (size_t)t->max_rows, row, "the teacher's distribution");
 	t->be->upload((char *)t->states + (size_t)t->rows * row, x->data, (size_t)e->targets * row);
 }
 
@@ -340,7 +330,8 @@ teacher_begin(struct teacher *t, const struct batch *b)
 	if (t->source.form != FORM_COMPUTED)
 		return;
 	if (!t->states)
-		t->states = allocate(t->be, (size_t)t->max_rows * (size_t)m->config.hidden, dtype_size(m->type));
+		t->states = backend_alloc(t->be, (size_t)t->max_rows * (size_t)m->config.hidden, dtype_size(m->type),
+		    "the teacher's distribution");
 	hidden = forward_run(t->forward, b, NULL, 0, 0, 0);
 	t->be->gather(t->states, hidden, m->type, b->d_rows, b->p, m->config.hidden);
 }
