@@ -5,7 +5,7 @@
  * Minimise (1 - k) CE + k tau^2 D(p, q) over the supervised positions, p the
  * teacher and q the student, both softened by tau and cut to the tokenizer's ids.
  * With --on-policy the examples are the student's own, and the loss may be a
- * policy gradient (lib/train/minillm.h).
+ * policy gradient (lib/replies/minillm.h).
  */
 #include <math.h>
 #include <string.h>
@@ -13,7 +13,7 @@
 #include "lib/base/die.h"
 #include "lib/model/row.h"
 #include "lib/text/agree.h"
-#include "lib/train/onpolicy.h"
+#include "lib/replies/onpolicy.h"
 
 static char *teacher, *divergence_name = "forward-kl", *tail_name = "bucket";
 static double ratio = NAN, tau = 1, alpha = NAN, beta = NAN, gamma_ = NAN, ratio_clip = NAN, kl_weight = NAN;

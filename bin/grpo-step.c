@@ -17,7 +17,7 @@
 #include "lib/base/die.h"
 #include "lib/base/mem.h"
 #include "lib/model/row.h"
-#include "lib/train/reinforce.h"
+#include "lib/replies/reinforce.h"
 
 #define SHOW POPT_ARGFLAG_SHOW_DEFAULT
 

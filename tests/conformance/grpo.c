@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "lib/base/mem.h"
-#include "lib/train/grpo.h"
+#include "lib/replies/grpo.h"
 #include "tests/conformance/train.h"
 
 enum { CHUNK = 7 };		/* targets that the head takes at a time: replies are longer and shorter */

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "lib/base/mem.h"
-#include "lib/train/minillm.h"
+#include "lib/replies/minillm.h"
 #include "tests/conformance/train.h"
 
 struct options {

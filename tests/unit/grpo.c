@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "lib/base/mem.h"
-#include "lib/train/grpo.h"
+#include "lib/replies/grpo.h"
 #include "tests/unit/tap.h"
 
 enum { REPLIES = 6, LONGEST = 7 };

@@ -7,11 +7,11 @@
  * next version. The loss is a divergence over all of the vocabulary, or a policy gradient
  * (minillm.h), to which a language model's loss on plain text may come.
  */
-#ifndef TRAIN_ONPOLICY_H
-#define TRAIN_ONPOLICY_H
+#ifndef REPLIES_ONPOLICY_H
+#define REPLIES_ONPOLICY_H
 
 #include "lib/train/loop.h"
-#include "lib/train/minillm.h"
+#include "lib/replies/minillm.h"
 
 struct onpolicy {
 	char *publish;			/* where versions lie; NULL: in the run directory */

@@ -7,11 +7,11 @@
  * a line of metrics, the state from time to time. What is done with the replies of a
  * step depends on the state and on them alone, so a run that was killed goes on as if it was not.
  */
-#ifndef TRAIN_REINFORCE_H
-#define TRAIN_REINFORCE_H
+#ifndef REPLIES_REINFORCE_H
+#define REPLIES_REINFORCE_H
 
 #include "lib/base/options.h"
-#include "lib/train/grpo.h"
+#include "lib/replies/grpo.h"
 #include "lib/train/recipe.h"
 
 struct reinforce {

@@ -7,12 +7,12 @@
  * that it was drawn from; of any other stream a step is as many whole groups as
  * reach `batch` records.
  */
-#ifndef TRAIN_GROUPS_H
-#define TRAIN_GROUPS_H
+#ifndef REPLIES_GROUPS_H
+#define REPLIES_GROUPS_H
 
 #include "lib/stream/stream.h"
 #include "lib/train/data.h"
-#include "lib/train/grpo.h"
+#include "lib/replies/grpo.h"
 
 struct rollout {
 	char *id;

@@ -6,7 +6,7 @@
 #include "lib/base/clock.h"
 #include "lib/base/die.h"
 #include "lib/base/mem.h"
-#include "lib/train/onpolicy.h"
+#include "lib/replies/onpolicy.h"
 
 /* Records that stay as long as a step needs them. */
 struct pile {

@@ -14,8 +14,8 @@
  * gamma 0, alpha 0, nothing divided, whitened or clipped, and no KL: A_t = r_t, the plain form known as
  * on-policy distillation. The gradient is op.h's policy.
  */
-#ifndef TRAIN_MINILLM_H
-#define TRAIN_MINILLM_H
+#ifndef REPLIES_MINILLM_H
+#define REPLIES_MINILLM_H
 
 struct minillm {
 	double alpha, gamma;

@@ -19,8 +19,8 @@
  * Sources: Shao et al. 2024 (GRPO), Yu et al. 2025 (DAPO), Liu et al. 2025 (Dr. GRPO), Zheng et al. 2025 (GSPO),
  * MiniMax 2025 (CISPO). All of it is computed in double, on the host.
  */
-#ifndef TRAIN_GRPO_H
-#define TRAIN_GRPO_H
+#ifndef REPLIES_GRPO_H
+#define REPLIES_GRPO_H
 
 #include <stdint.h>
 

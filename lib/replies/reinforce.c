@@ -9,8 +9,8 @@
 #include "lib/base/die.h"
 #include "lib/base/mem.h"
 #include "lib/text/agree.h"
-#include "lib/train/groups.h"
-#include "lib/train/reinforce.h"
+#include "lib/replies/groups.h"
+#include "lib/replies/reinforce.h"
 #include "lib/train/run.h"
 #include "lib/train/trainer.h"
 

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "lib/base/mem.h"
-#include "lib/train/grpo.h"
+#include "lib/replies/grpo.h"
 
 static const double STD_FLOOR = 1e-4;	/* TRL's */
 

@@ -5,7 +5,7 @@
 
 #include "lib/base/die.h"
 #include "lib/base/mem.h"
-#include "lib/train/groups.h"
+#include "lib/replies/groups.h"
 
 /* What a log-probability may exceed 0 by, for its rounding. */
 static const float ROUNDING = 1e-4f;

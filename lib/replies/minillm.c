@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <math.h>
 
-#include "lib/train/minillm.h"
+#include "lib/replies/minillm.h"
 
 /* G of one sequence, from its end. */
 static void
