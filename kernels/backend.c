@@ -195,6 +195,6 @@ backend_alloc(const struct backend *be, size_t n, size_t size, const char *what)
 	void *p = be->alloc(bytes);
 
 	if (!p)
-		die("no memory for %s, asking for %zu bytes", what, bytes);
+		die("no memory for %s: %zu bytes more do not fit into %zu", what, bytes, be->room());
 	return p;
 }

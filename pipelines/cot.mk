@@ -22,7 +22,7 @@ cot.rewards = format=0.2 steps=0.2 code=1:lang=python
 cot.sample = -n 8 --slots 64 $(if $(DATA),--temperature 0.9 --max-tokens 256,--max-tokens 96)
 cot.loop = --batch $(if $(DATA),8,16) --lag 1
 cot.length = $(if $(DATA),--max-prompt 512 --max-length 1024)
-cot.tune = $(or $(COT_TUNE),$(if $(DATA),--steps 500,--steps 45 --lr 6e-4 --warmup 5 --betas 0.9$(comma)0.99 --beta 0.001 --scale batch))
+cot.tune = $(or $(COT_TUNE),$(if $(DATA),--steps 500,--steps 50 --lr 5e-4 --warmup 8 --betas 0.9$(comma)0.99 --beta 0.001 --scale batch))
 comma = ,
 # one of a task's tests (two of real data) while it is learned from, all of them when it is held out: judging is most
 # of a step
