@@ -130,14 +130,14 @@ load train
 }
 
 @test "bf16 without a master learns, by the same draws for any threads, and after a stop" {
-	sft -q -m base -o master --dtype bf16 --lr 1e-3 --epochs 8 train.tokens.zst
-	sft -q -m base -o one --dtype bf16 --stochastic --lr 1e-3 --epochs 8 -j 1 train.tokens.zst
-	OMP_NUM_THREADS= sft -q -m base -o two --dtype bf16 --stochastic --lr 1e-3 --epochs 8 -j 2 train.tokens.zst
+	sft -q -m base -o master --dtype bf16 --lr 1e-3 --epochs 24 train.tokens.zst
+	sft -q -m base -o one --dtype bf16 --stochastic --lr 1e-3 --epochs 24 -j 1 train.tokens.zst
+	sft -q -m base -o two --dtype bf16 --stochastic --lr 1e-3 --epochs 24 -j 2 train.tokens.zst
 	same_run one two
 	! cmp -s master/model/model.safetensors one/model/model.safetensors
 	below "$(loss one -1)" "$(loss one 0) * 0.8"
 	below "$(loss one -1) / $(loss master -1) - 1 | fabs" 0.1
-	until_done three "sft -q -m base -o three --dtype bf16 --stochastic --lr 1e-3 --epochs 8 --save-every 3 train.tokens.zst"
+	until_done three "sft -q -m base -o three --dtype bf16 --stochastic --lr 1e-3 --epochs 24 --save-every 3 train.tokens.zst"
 	same_run one three
 	run -2 --separate-stderr sft -q -m base -o four --dtype f32 --stochastic train.tokens.zst
 	[[ "$stderr" == *"--stochastic rounds weights in bf16"* ]]

@@ -43,14 +43,14 @@ same_run() {
 	[ ! -e "$1/best" ] || cmp "$1/best/model.safetensors" "$2/best/model.safetensors"
 }
 
-# until_done RUN COMMAND: kill -9 it, with all of its pipe, at random moments, until it ends by itself
+# until_done RUN COMMAND: kill -9 it, with all of its pipe, at random moments, the first early, until it ends by itself
 until_done() {
 	local run=$1 kills=0 pid
 	while :; do
 		setsid bash -o pipefail -c "$2" 2>>"$run.log" &
 		pid=$!
 		# some sanitized pipes take seconds to begin
-		sleep "${SANITIZE:+$((kills % 4))}.$((RANDOM % 30 + kills % 10 + 10))"
+		sleep "${SANITIZE:+$((kills % 4))}.$((RANDOM % (kills ? 30 : 5) + kills % 10 + 10))"
 		kill -9 -- -$pid 2>/dev/null || :
 		wait $pid && break
 		[ $? -eq 137 ] || { cat "$run.log"; return 1; }
