@@ -242,16 +242,17 @@ rope_rows(T *x, const float *table, const int *positions, int stride, int heads,
 {
 	int i = (int)(blockIdx.y * THREADS + threadIdx.x) * N, head = i / pairs, c = i % pairs;
 	T *low = x + (size_t)blockIdx.x * stride + (size_t)head * 2 * pairs + c;
-	const float2 *angle = (const float2 *)table + (size_t)positions[blockIdx.x] * pairs + c;
+	pack<float, 2 * N> angle;
 	pack<T, N> a, b;
 
 	if (head >= heads)
 		return;
+	angle = *(const pack<float, 2 * N> *)(table + 2 * ((size_t)positions[blockIdx.x] * pairs + c));
 	a = *(const pack<T, N> *)low;
 	b = *(const pack<T, N> *)(low + pairs);
 	#pragma unroll
 	for (int j = 0; j < N; j++) {
-		float cosine = angle[j].x, sine = sign * angle[j].y, u = up(a.v[j]), v = up(b.v[j]);
+		float cosine = angle.v[2 * j], sine = sign * angle.v[2 * j + 1], u = up(a.v[j]), v = up(b.v[j]);
 
 		a.v[j] = down<T>(u * cosine - v * sine);
 		b.v[j] = down<T>(u * sine + v * cosine);
@@ -270,7 +271,7 @@ rope_cuda(void *x, enum dtype type, const float *table, const int *positions, in
 		return;
 	WITH_TYPE(T, type,
 		enum { N = 16 / sizeof(T) };
-		if (pairs % N == 0 && stride % N == 0 && aligned(x))
+		if (pairs % N == 0 && stride % N == 0 && aligned(x) && aligned(table))
 			LAUNCH((rope_rows<T, N>), by_row(m, heads * pairs / N), THREADS, 0, (T *)x, table, positions,
 			    stride, heads, pairs, inverse ? -1.0f : 1.0f);
 		else

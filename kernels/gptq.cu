@@ -168,9 +168,12 @@ gptq_cuda(const struct gptq *host)
 	size_t stride = (size_t)host->stride;
 	struct gptq g = *host;
 	double *stale = host->stale && !host->ahead ? (double *)to_device(NULL, n * row) : NULL;
+	struct cudaFuncAttributes own;
 	int most = 0;
 
 	CUDA(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
+	CUDA(cudaFuncGetAttributes(&own, quantise));
+	most -= (int)own.sharedSizeBytes;
 	if (row > (size_t)most)
 		die("cuda: gptq of rows of %d inputs, where shared memory holds %d: take --backend avx512", host->k,
 		    most / (int)sizeof(double));
@@ -182,8 +185,7 @@ gptq_cuda(const struct gptq *host)
 	g.scales = (float *)to_device(NULL, cells * sizeof *g.scales);
 	g.zeros = (uint8_t *)to_device(NULL, cells);
 	g.error = (double *)to_device(NULL, n * sizeof *g.error);
-	if (row > 48 << 10)
-		CUDA(cudaFuncSetAttribute(quantise, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)row));
+	CUDA(cudaFuncSetAttribute(quantise, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)row));
 	if (n)
 		LAUNCH(quantise, (unsigned)n, THREADS, row, g, stale);
 	spread(host->q, stride, g.q, n, host->k);

@@ -29,6 +29,16 @@ load(float out[N], const T *x, int i, int n)
 	}
 }
 
+/* The same of weights, 16 bytes at a time whatever the type of the rows. */
+template<int N, bool ALIGNED>
+static __device__ void
+load_weights(float out[N], const float *w, int i, int n)
+{
+	#pragma unroll
+	for (int j = 0; j < N; j += 4)
+		load<float, 4, ALIGNED>(out + j, w, i + j, n);
+}
+
 template<typename T, int N, bool ALIGNED>
 static __device__ void
 store(T *x, const float in[N], int i, int n)
@@ -54,7 +64,7 @@ norm_rows(T *y, const T *x, const float *w, const float *b, float eps, float *st
 {
 	enum { N = 16 / sizeof(T) };
 	int row = (int)blockIdx.x * WARPS + (int)threadIdx.x / WARP, first = (int)threadIdx.x % WARP * N, i;
-	float v[N], mean = 0, square = 0, r;
+	float v[N], weight[N], shift[N] = {}, mean = 0, square = 0, r;
 
 	if (row >= m)
 		return;
@@ -78,10 +88,12 @@ norm_rows(T *y, const T *x, const float *w, const float *b, float eps, float *st
 	r = 1 / sqrtf(warp_reduce(square, plus()) / (float)c + eps);
 	for (i = first; i < c; i += WARP * N) {
 		load<T, N, ALIGNED>(v, x, i, c);
+		load_weights<N, ALIGNED>(weight, w, i, c);
+		if (b)
+			load_weights<N, ALIGNED>(shift, b, i, c);
 		#pragma unroll
 		for (int j = 0; j < N; j++)
-			if (i + j < c)
-				v[j] = fmaf((v[j] - mean) * r, w[i + j], b ? b[i + j] : 0);
+			v[j] = fmaf((v[j] - mean) * r, weight[j], shift[j]);
 		store<T, N, ALIGNED>(y, v, i, c);
 	}
 	if (stats && first == 0) {
@@ -99,7 +111,7 @@ norm_cuda(void *y, const void *x, enum dtype type, const float *w, const float *
 	if (!m)
 		return;
 	WITH_TYPE(T, type,
-		if (c % (16 / (int)sizeof(T)) == 0 && aligned(y) && aligned(x))
+		if (c % (16 / (int)sizeof(T)) == 0 && aligned(y) && aligned(x) && aligned(w) && aligned(b))
 			LAUNCH((norm_rows<T, true>), grid, THREADS, 0, (T *)y, (const T *)x, w, b, eps, stats, m, c);
 		else
 			LAUNCH((norm_rows<T, false>), grid, THREADS, 0, (T *)y, (const T *)x, w, b, eps, stats, m, c));
@@ -111,7 +123,7 @@ norm_back_rows(T *dx, const T *dy, const T *x, const float *w, const float *stat
 {
 	enum { N = 16 / sizeof(T) };
 	int row = (int)blockIdx.x * WARPS + (int)threadIdx.x / WARP, first = (int)threadIdx.x % WARP * N, i;
-	float d[N], v[N], old[N], mean, r, sum = 0, dot = 0;
+	float d[N], v[N], weight[N], old[N], mean, r, sum = 0, dot = 0;
 
 	if (row >= m)
 		return;
@@ -123,14 +135,14 @@ norm_back_rows(T *dx, const T *dy, const T *x, const float *w, const float *stat
 	for (i = first; i < c; i += WARP * N) {
 		load<T, N, ALIGNED>(d, dy, i, c);
 		load<T, N, ALIGNED>(v, x, i, c);
+		load_weights<N, ALIGNED>(weight, w, i, c);
 		#pragma unroll
-		for (int j = 0; j < N; j++)
-			if (i + j < c) {
-				float g = d[j] * w[i + j];
+		for (int j = 0; j < N; j++) {
+			float g = d[j] * weight[j];
 
-				sum += g;
-				dot = fmaf(g, (v[j] - mean) * r, dot);
-			}
+			sum += g;
+			dot = fmaf(g, (v[j] - mean) * r, dot);
+		}
 	}
 	sum = centred ? warp_reduce(sum, plus()) / (float)c : 0;
 	dot = warp_reduce(dot, plus()) / (float)c;
@@ -138,10 +150,10 @@ norm_back_rows(T *dx, const T *dy, const T *x, const float *w, const float *stat
 		load<T, N, ALIGNED>(d, dy, i, c);
 		load<T, N, ALIGNED>(v, x, i, c);
 		load<T, N, ALIGNED>(old, dx, i, c);
+		load_weights<N, ALIGNED>(weight, w, i, c);
 		#pragma unroll
 		for (int j = 0; j < N; j++)
-			if (i + j < c)
-				old[j] += r * (d[j] * w[i + j] - sum - (v[j] - mean) * r * dot);
+			old[j] += r * (d[j] * weight[j] - sum - (v[j] - mean) * r * dot);
 		store<T, N, ALIGNED>(dx, old, i, c);
 	}
 }
@@ -217,7 +229,7 @@ norm_backward_cuda(void *dx, float *dw, float *db, const void *dy, const void *x
 	if (!m)
 		return;
 	WITH_TYPE(T, type,
-		if (c % (16 / (int)sizeof(T)) == 0 && aligned(dx) && aligned(dy) && aligned(x))
+		if (c % (16 / (int)sizeof(T)) == 0 && aligned(dx) && aligned(dy) && aligned(x) && aligned(w))
 			LAUNCH((norm_back_rows<T, true>), grid, THREADS, 0, (T *)dx, (const T *)dy, (const T *)x, w, stats,
 			    db != NULL, m, c);
 		else

@@ -125,6 +125,13 @@ static inline double __dsub_rn(double a, double b) { return a - b; }
 static inline int2 make_int2(int x, int y) { return (int2){ x, y }; }
 static inline const char *cudaGetErrorString(cudaError_t) { return "no error"; }
 static inline cudaError_t cudaDeviceGetAttribute(int *value, int, int) { *value = 232448; return cudaSuccess; }
+struct cudaFuncAttributes { size_t sharedSizeBytes; };
+template<typename F> static inline cudaError_t
+cudaFuncGetAttributes(struct cudaFuncAttributes *own, F *)
+{
+	own->sharedSizeBytes = 0;
+	return cudaSuccess;
+}
 template<typename F> static inline cudaError_t cudaFuncSetAttribute(F *, int, int bytes) { return bytes > 232448; }
 
 #endif
