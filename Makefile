@@ -207,9 +207,11 @@ test-cuda: programs
 bench: all $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*.c))
 	@PATH="$(abspath $(BIN)):$$PATH" BUILD=$(abspath $(BUILD)) tests/bench/run
 
-# On a GPU: kernels, training and decode beside ceilings measured in the same run.
+# On a GPU: kernels, training and decode beside ceilings measured in the same run; and by PyTorch where it is.
 bench-cuda: $(BUILD)/bench/cuda
 	@$(BUILD)/bench/cuda
+	@if python3 -c 'import torch, transformers' 2>/dev/null; then python3 tests/bench/torch_steps.py; \
+	else echo 'skip PyTorch: torch and transformers are not installed'; fi
 
 COUNT ?= 10000
 soak: all

@@ -35,8 +35,9 @@ static int small, vocab = 151936, tokens = 8192, length = 1024;
 
 /* Arguments of the kernels: arrays that are large enough for any. */
 static char *a, *b, *c, *d;
-static float *w, *stats, *table;
-static int *positions, *offsets, *targets;
+static float *w, *stats, *table, *zeros;
+static int *positions, *offsets, *targets, *pages, *lengths;
+static struct weight wide, words, coded;	/* of the gate and what it gates; of the vocabulary, the same in 4 bits */
 static struct ragged seq;
 static struct size shape;
 static int qkv;			/* columns */
@@ -104,6 +105,19 @@ fill(void *to, enum dtype type, size_t n, float scale)
 	}
 }
 
+static struct weight
+matrix(enum dtype type, int n, int k)
+{
+	struct weight m = { .type = type, .n = n, .k = k, .quant = { .bits = 4, .group = 128 } };
+	size_t bytes;
+
+	m.elements = type == DT_U8 ? be->quant_bytes(&m.quant, n, k) : be->weight_elements(type, n, k);
+	bytes = m.elements * dtype_size(type);
+	m.data = allocate(bytes);
+	fill(m.data, DT_BF16, bytes / 2, 0.1f);
+	return m;
+}
+
 /* Ceilings */
 
 static size_t copied;
@@ -131,9 +145,7 @@ ceilings(void)
 
 	copied = small ? 16 << 20 : (size_t)1 << 30;
 	copy_rate = 2 * (double)copied / seconds_of(copy, NULL);
-	square = (struct weight){ .type = DT_BF16, .n = n, .k = n, .elements = be->weight_elements(DT_BF16, n, n) };
-	square.data = allocate(square.elements * 2);
-	fill(square.data, DT_BF16, square.elements, 0.1f);
+	square = matrix(DT_BF16, n, n);
 	product_rate = 2.0 * n * n * n / seconds_of(product, NULL);
 	be->free(square.data);
 	printf("%s: copies %.0f GB/s, multiplies %.1f TFLOP/s\n", be->name, copy_rate * 1e-9, product_rate * 1e-12);
@@ -152,6 +164,29 @@ static void add(void *u) { (void)u; be->add(a, 1, b, DT_BF16, (size_t)tokens * s
 static void swiglu(void *u) { (void)u; be->swiglu(a, b, DT_BF16, tokens, shape.ffn); }
 static void swiglu_back(void *u) { (void)u; be->swiglu_backward(a, c, b, DT_BF16, tokens, shape.ffn); }
 static void squares(void *u) { (void)u; be->sum_squares((double *)stats, (float *)b, (size_t)tokens * shape.ffn); }
+
+static void gelu(void *u) { (void)u; be->gelu(a, b, DT_BF16, (size_t)tokens * shape.ffn); }
+static void gelu_back(void *u) { (void)u; be->gelu_backward(a, c, b, DT_BF16, (size_t)tokens * shape.ffn); }
+static void convert(void *u) { (void)u; be->convert(a, DT_F32, b, DT_BF16, (size_t)tokens * shape.ffn); }
+static void gather(void *u) { (void)u; be->gather(a, b, DT_BF16, positions, tokens, shape.hidden); }
+static void bias_back(void *u) { (void)u; be->bias_backward((float *)d, b, DT_BF16, tokens, qkv); }
+static void embed(void *u) { (void)u; be->embed(a, DT_BF16, &words, NULL, targets, positions, tokens); }
+
+static void
+embed_back(void *u)
+{
+	(void)u;
+	be->embed_backward((float *)d, &words, NULL, NULL, b, DT_BF16, targets, positions, tokens);
+}
+
+static void
+dropout(void *u)
+{
+	const struct dropout drop = { 0.1f, 1, 1 };
+
+	(void)u;
+	be->dropout(a, b, DT_BF16, (size_t)tokens * shape.ffn, &drop);
+}
 
 static void
 norm_back(void *u)
@@ -190,6 +225,54 @@ loss(void *u)
 }
 
 static void
+policy(void *u)
+{
+	const struct teacher_rows t = { .form = TEACHER_DENSE, .dense = (float *)b, .ld = (size_t)vocab };
+
+	(void)u;
+	be->policy((float *)a, (size_t)vocab, targets, zeros, &t, 0.1f, 1, stats, ROWS, vocab);
+}
+
+static void
+logprob(void *u)
+{
+	(void)u;
+	be->logprob(stats, stats + ROWS, (float *)b, (size_t)vocab, targets, 1, ROWS, vocab);
+}
+
+static void
+topk(void *u)
+{
+	enum { K = 100 };
+
+	(void)u;
+	be->topk((int32_t *)a, (float *)d, stats, (float *)b, (size_t)vocab, K, ROWS, vocab);
+}
+
+static void
+sample(void *u)
+{
+	be->sample((int *)stats, stats + ROWS, stats + 2 * ROWS, (float *)a, (size_t)vocab, u, zeros, ROWS, vocab);
+}
+
+static void products(void *u) { (void)u; be->matmul(a, DT_BF16, b, DT_BF16, &wide, NULL, tokens, wide.n, 0); }
+static void products_dx(void *u) { (void)u; be->matmul_dx(a, DT_BF16, b, DT_BF16, &wide, tokens, wide.n, 0); }
+static void products_dw(void *u) { (void)u; be->matmul_dw((float *)d, &wide, c, DT_BF16, b, DT_BF16, tokens, wide.n); }
+static void one_row(void *u) { be->matmul(a, DT_F32, b, DT_BF16, u, NULL, 1, vocab, 0); }
+
+/* Every stream has all positions of a sequence. */
+static void
+attention_paged(void *u)
+{
+	int each = (length + KV_PAGE - 1) / KV_PAGE;
+	struct heads h = heads();
+	const struct kv kv = { c, DT_BF16, 1, MOST_STREAMS * each, h.kv_heads, h.d };
+
+	(void)u;
+	be->attention_paged(a, b, DT_BF16, &kv, 0, pages, each, lengths, MOST_STREAMS, &h);
+}
+
+static void
 attention(void *u)
 {
 	struct heads h = heads();
@@ -219,23 +302,69 @@ static void
 kernels(void)
 {
 	static enum divergence_kind ce = LOSS_CE, kl = LOSS_FORWARD_KL, jsd = LOSS_JSD;
+	static struct sampling plain = { .temperature = 1 }, nucleus = { .temperature = 1, .top_k = 1000, .top_p = 0.95f };
 	double x = (double)tokens * shape.hidden, f = (double)tokens * shape.ffn, v = (double)ROWS * vocab;
 	struct heads h = heads();
 	double pairs = (double)tokens * (length + 1) / 2 * h.heads * h.d;
+	double cached = 4.0 * MOST_STREAMS * length * h.kv_heads * h.d;
 
 	share("norm", norm, NULL, 4 * x, copy_rate, "copy");
 	share("norm backward", norm_back, NULL, 8 * x, copy_rate, "copy");
 	share("rope", rope, NULL, 4.0 * tokens * (h.heads + h.kv_heads) * h.d, copy_rate, "copy");
+	share("embedding", embed, NULL, 4 * x, copy_rate, "copy");
+	share("embedding backward", embed_back, NULL, 2 * x + 8.0 * length * shape.hidden, copy_rate, "copy");
+	share("gather", gather, NULL, 4 * x, copy_rate, "copy");
+	share("bias backward", bias_back, NULL, 2.0 * tokens * qkv, copy_rate, "copy");
 	share("add", add, NULL, 6 * f, copy_rate, "copy");
 	share("swiglu", swiglu, NULL, 6 * f, copy_rate, "copy");
 	share("swiglu backward", swiglu_back, NULL, 10 * f, copy_rate, "copy");
+	share("gelu", gelu, NULL, 4 * f, copy_rate, "copy");
+	share("gelu backward", gelu_back, NULL, 6 * f, copy_rate, "copy");
+	share("dropout", dropout, NULL, 4 * f, copy_rate, "copy");
+	share("bf16 to f32", convert, NULL, 6 * f, copy_rate, "copy");
 	share("adamw, bf16", adamw, NULL, 32 * f, copy_rate, "copy");
 	share("sum of squares", squares, NULL, 4 * f, copy_rate, "copy");
 	share("cross-entropy, 256 rows", loss, &ce, 8 * v, copy_rate, "copy");
 	share("forward KL, 256 rows", loss, &kl, 12 * v, copy_rate, "copy");
 	share("JSD, 256 rows", loss, &jsd, 12 * v, copy_rate, "copy");
+	share("policy, 256 rows", policy, NULL, 12 * v, copy_rate, "copy");
+	share("log-probability, 256 rows", logprob, NULL, 4 * v, copy_rate, "copy");
+	share("the best 100, 256 rows", topk, NULL, 4 * v, copy_rate, "copy");
+	share("draw, 256 rows", sample, &plain, 8 * v, copy_rate, "copy");
+	share("draw, top-k and top-p", sample, &nucleus, 8 * v, copy_rate, "copy");
+	share("one row, bf16", one_row, &words, 2.0 * (double)words.elements, copy_rate, "copy");
+	share("one row, 4 bits", one_row, &coded, (double)coded.elements, copy_rate, "copy");
+	share("attention of 256 streams", attention_paged, NULL, cached, copy_rate, "copy");
+	share("gate and up", products, NULL, 4 * f * shape.hidden, product_rate, "product");
+	share("gate and up, dx", products_dx, NULL, 4 * f * shape.hidden, product_rate, "product");
+	share("gate and up, dw", products_dw, NULL, 4 * f * shape.hidden, product_rate, "product");
 	share("attention", attention, NULL, 4 * pairs, product_rate, "product");
 	share("attention backward", attention_back, NULL, 10 * pairs, product_rate, "product");
+}
+
+/* To the device, where `room` ints are. */
+static int *
+numbers(const int *host, int n, int room)
+{
+	int *p = allocate((size_t)room * sizeof *p);
+
+	be->upload(p, host, (size_t)n * sizeof *p);
+	return p;
+}
+
+static void
+streams(void)
+{
+	int each = (length + KV_PAGE - 1) / KV_PAGE, n = MOST_STREAMS * each, i;
+	int *host = mem_alloc((size_t)n * sizeof *host);
+
+	for (i = 0; i < n; i++)
+		host[i] = i;
+	pages = numbers(host, n, n);
+	for (i = 0; i < MOST_STREAMS; i++)
+		host[i] = length;
+	lengths = numbers(host, MOST_STREAMS, MOST_STREAMS);
+	free(host);
 }
 
 static void
@@ -259,18 +388,24 @@ arrays(void)
 	fill(w, DT_F32, (size_t)shape.ffn, 1);
 	for (i = 0; i < tokens; i++)
 		host[i] = i % length;
-	be->upload(positions = allocate((size_t)tokens * 4), host, (size_t)tokens * 4);
-	be->upload(targets = allocate((size_t)tokens * 4), host, (size_t)tokens * 4);
+	positions = numbers(host, tokens, tokens);
+	targets = numbers(host, tokens, tokens);
 	for (i = 0; i <= tokens / length; i++)
 		host[i] = i * length;
-	be->upload(offsets = allocate((size_t)tokens * 4), host, (size_t)(tokens / length + 1) * 4);
+	offsets = numbers(host, tokens / length + 1, tokens / length + 1);
 	seq = (struct ragged){ tokens, tokens / length, offsets, positions, host };
+	streams();
+	zeros = allocate(ROWS * sizeof *zeros);
+	wide = matrix(DT_BF16, 2 * shape.ffn, shape.hidden);
+	words = matrix(DT_BF16, vocab, shape.hidden);
+	coded = matrix(DT_U8, vocab, shape.hidden);
 }
 
 static void
 arrays_free(void)
 {
-	void *const all[] = { a, b, c, d, w, stats, table, positions, targets, offsets };
+	void *const all[] = { a, b, c, d, w, stats, table, zeros, positions, targets, offsets, pages, lengths, wide.data,
+	    words.data, coded.data };
 	size_t i;
 
 	for (i = 0; i < sizeof all / sizeof *all; i++)
