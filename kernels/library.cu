@@ -123,10 +123,12 @@ static struct plan
 choose(const struct shape *s, const float *bias)
 {
 	static const cublasLtMatmulPreferenceAttributes_t of[] = {
+		CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
 		CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
 		CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
 	};
-	const uint32_t bytes[] = { 16, 16, s->alignment, s->alignment };
+	/* parts of a sum are joined in f32, not in C */
+	const uint32_t wished[] = { CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, 16, 16, s->alignment, s->alignment };
 	cublasLtMatmulHeuristicResult_t result;
 	cublasLtMatmulPreference_t wish;
 	struct plan plan = {};
@@ -138,8 +140,8 @@ choose(const struct shape *s, const float *bias)
 	LT(lt.cublasLtMatmulPreferenceCreate(&wish));
 	LT(lt.cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes,
 	    sizeof workspace_bytes));
-	for (int i = 0; i < 4; i++)
-		LT(lt.cublasLtMatmulPreferenceSetAttribute(wish, of[i], &bytes[i], sizeof bytes[i]));
+	for (int i = 0; i < 5; i++)
+		LT(lt.cublasLtMatmulPreferenceSetAttribute(wish, of[i], &wished[i], sizeof wished[i]));
 	if (lt.cublasLtMatmulAlgoGetHeuristic(lt.handle, call.desc, call.a, call.b, call.c, call.c, wish, 1, &result,
 	    &n) == CUBLAS_STATUS_SUCCESS && n) {
 		plan.algo = result.algo;

@@ -7,6 +7,8 @@
  * zero where the teacher has no tail. Its terms are taken in double, and a bit for each id of the
  * vocabulary tells the listed ones from the rest.
  */
+#include <float.h>
+
 #include "kernels/divergence.h"
 #include "kernels/softmax.cuh"
 
@@ -23,11 +25,13 @@ relative(float p, float m)
 	return p > 0 ? p * logf(p / m) : 0;
 }
 
-/* divergence_term() in f32. */
+/* divergence_term() in f32, unless the mixture m is so rare that f32 has no number for it. */
 static __device__ float
 term(const struct divergence *d, double log_p, double log_q, float *h)
 {
-	float a = (float)log_p, b = (float)log_q, p = expf(a), q = expf(b), s = d->kind == LOSS_JSD ? d->beta : d->alpha, m;
+	float a = (float)log_p, b = (float)log_q, p = expf(a), q = expf(b), s = d->kind == LOSS_JSD ? d->beta : d->alpha;
+	float m = d->kind == LOSS_SKEW_RKL ? s * q + (1 - s) * p : s * p + (1 - s) * q;
+	double wide, sum;
 
 	switch (d->kind) {
 	case LOSS_KD:
@@ -40,24 +44,26 @@ term(const struct divergence *d, double log_p, double log_q, float *h)
 		*h = q > 0 ? q * (b - a) : 0;
 		return *h;
 	case LOSS_JSD:
-		m = s * p + (1 - s) * q;
+		if (m < FLT_MIN)
+			break;
 		*h = (1 - s) * relative(q, m);
 		return s * relative(p, m) + *h;
 	case LOSS_SKEW_KL:
-		m = s * p + (1 - s) * q;
-		*h = m > 0 ? -(1 - s) * p * (q / m) : 0;
+		if (m < FLT_MIN)
+			break;
+		*h = -(1 - s) * p * (q / m);
 		return relative(p, m);
 	case LOSS_SKEW_RKL:
-		m = s * q + (1 - s) * p;
-		*h = m > 0 ? relative(q, m) - s * q * (q / m) : 0;
+		if (m < FLT_MIN)
+			break;
+		*h = relative(q, m) - s * q * (q / m);
 		return relative(q, m);
-	default: {
-		double wide, sum = divergence_term(d, log_p, log_q, &wide);
-
-		*h = (float)wide;
-		return (float)sum;
+	default:
+		break;
 	}
-	}
+	sum = divergence_term(d, log_p, log_q, &wide);
+	*h = (float)wide;
+	return (float)sum;
 }
 
 /* The cross-entropy's part of outcome j. */
@@ -238,8 +244,7 @@ loss_cuda(float *logits, size_t ld, const int *targets, const struct teacher_row
 
 	if (!m)
 		return;
-	if (bits > 48 << 10)
-		CUDA(cudaFuncSetAttribute(loss_rows, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bits));
+	CUDA(cudaFuncSetAttribute(loss_rows, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bits));
 	LAUNCH(loss_rows, (unsigned)m, ROW_THREADS, bits, logits, ld, targets, t, *d, inv_count, ce, div, v);
 }
 
