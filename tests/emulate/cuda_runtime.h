@@ -31,6 +31,7 @@ struct alignas(16) uint4 { unsigned x, y, z, w; };
 typedef struct stream *cudaStream_t;
 typedef int cudaError_t;
 enum { cudaSuccess };
+enum { SHARED = 163 << 10 };	/* bytes of a block at most, on sm_80 */
 enum { cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaFuncAttributeMaxDynamicSharedMemorySize };
 
 /* What a stream was given in place of doing it. */
@@ -124,7 +125,7 @@ static inline double __dadd_rn(double a, double b) { return a + b; }
 static inline double __dsub_rn(double a, double b) { return a - b; }
 static inline int2 make_int2(int x, int y) { return (int2){ x, y }; }
 static inline const char *cudaGetErrorString(cudaError_t) { return "no error"; }
-static inline cudaError_t cudaDeviceGetAttribute(int *value, int, int) { *value = 232448; return cudaSuccess; }
+static inline cudaError_t cudaDeviceGetAttribute(int *value, int, int) { *value = SHARED; return cudaSuccess; }
 struct cudaFuncAttributes { size_t sharedSizeBytes; };
 template<typename F> static inline cudaError_t
 cudaFuncGetAttributes(struct cudaFuncAttributes *own, F *)
@@ -132,6 +133,6 @@ cudaFuncGetAttributes(struct cudaFuncAttributes *own, F *)
 	own->sharedSizeBytes = 0;
 	return cudaSuccess;
 }
-template<typename F> static inline cudaError_t cudaFuncSetAttribute(F *, int, int bytes) { return bytes > 232448; }
+template<typename F> static inline cudaError_t cudaFuncSetAttribute(F *, int, int bytes) { return bytes > SHARED; }
 
 #endif

@@ -14,7 +14,7 @@ extern "C" {
 #include "lib/base/mem.h"
 }
 
-enum { MOST = 1024, STACK = 128 << 10, SHARED = 232448 };
+enum { MOST = 1024, STACK = 128 << 10 };
 
 struct fetch {
 	void *to;
