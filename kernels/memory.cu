@@ -29,11 +29,11 @@ static int slot;		/* that is being filled, */
 static size_t used;		/* so far */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;	/* of the ring: weights are put by many threads */
 
-/* sm_80 is the oldest that the kernels are compiled for. */
+/* sm_80 is the oldest that the kernels are compiled for; smaller GPUs of its kind have less shared memory. */
 static const char *
 problem(void)
 {
-	int count = 0, major = 0, pools = 0;
+	int count = 0, major = 0, shared = 0, pools = 0;
 	cudaError_t rc = cudaGetDeviceCount(&count);
 
 	if (rc != cudaSuccess || !count) {
@@ -43,9 +43,12 @@ problem(void)
 		    cudaGetErrorString(rc);
 	}
 	cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
+	cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0);
 	cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, 0);
 	if (major < 8)
 		return "the GPU is older than Ampere";
+	if (shared < 163 << 10)
+		return "the GPU has less shared memory than an A100";
 	return pools ? NULL : "the driver has no memory pools";
 }
 
