@@ -12,7 +12,8 @@
  * aligned at allocation. A CUDA backend may run asynchronously: only sync() and
  * download() wait. Outputs may not overlap inputs unless an operation says "in
  * place". Same arguments, same bytes, whatever the number of threads; and the
- * result of a row does not depend on which other rows are in the call.
+ * result of a row does not depend on which other rows are in the call; of cuda's
+ * matmul, as long as these are 512 at most (kernels/matmul.cu).
  *
  * kernels/NAME.c is the definition (row `ref`); everything else is tested
  * against it by tests/unit/kernels.c within the tolerance that stands here:
