@@ -6,6 +6,7 @@
  * and their last huge pages would be half empty.
  */
 #include <malloc.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -59,7 +60,7 @@ alloc_cpu(size_t bytes)
 	bytes = bytes ? (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE : CACHE_LINE;
 	if (posix_memalign(&p, align, bytes))
 		return NULL;
-	if ((given += malloc_usable_size(p)) > most) {
+	if (atomic_fetch_add(&given, malloc_usable_size(p)) + malloc_usable_size(p) > most) {
 		free_cpu(p);
 		return NULL;
 	}
@@ -72,7 +73,7 @@ alloc_cpu(size_t bytes)
 void
 free_cpu(void *p)
 {
-	given -= malloc_usable_size(p);
+	atomic_fetch_sub(&given, malloc_usable_size(p));
 	free(p);
 }
 
