@@ -52,7 +52,7 @@ room_cpu(void)
 void *
 alloc_cpu(size_t bytes)
 {
-	size_t align = bytes < HUGE_PAGE ? CACHE_LINE : HUGE_PAGE;
+	size_t align = bytes < HUGE_PAGE ? CACHE_LINE : HUGE_PAGE, usable;
 	void *p;
 
 	if (bytes > SIZE_MAX - HUGE_PAGE)
@@ -60,7 +60,8 @@ alloc_cpu(size_t bytes)
 	bytes = bytes ? (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE : CACHE_LINE;
 	if (posix_memalign(&p, align, bytes))
 		return NULL;
-	if (atomic_fetch_add(&given, malloc_usable_size(p)) + malloc_usable_size(p) > most) {
+	usable = malloc_usable_size(p);
+	if (atomic_fetch_add(&given, usable) + usable > most) {
 		free_cpu(p);
 		return NULL;
 	}

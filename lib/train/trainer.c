@@ -103,8 +103,7 @@ grow(struct trainer *t, int rows)
 
 	if (t->pending + rows <= t->cap_pending)
 		return;
-	if (!(larger = be->alloc(2 * cap * sizeof *larger)))
-		die("out of memory for the losses of %zu targets", cap);
+	larger = backend_alloc(be, 2 * cap, sizeof *larger, "the losses of a step");
 	if (t->pending) {
 		be->copy(larger, t->d_losses, bytes);
 		be->copy(larger + cap, t->d_losses + t->cap_pending, bytes);
