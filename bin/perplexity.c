@@ -83,6 +83,7 @@ score(struct head *head, struct pack *pack, float *logp, float *kl)
 	head_logprob(head, &pack->batch, hidden, 1, logp, NULL);
 	if (kl)
 		head_rounding(head, &pack->batch, hidden, kl);
+	head->m->be->sync();
 }
 
 int

@@ -48,6 +48,7 @@ has_avx512(void)
 	.copy_rows = copy_rows_cpu, \
 	.zero = zero_cpu, \
 	.sync = sync_cpu, \
+	.visit = visit_cpu, \
 	.repeat = repeat_cpu, \
 	.forget = forget_cpu, \
 	.weight_elements = weight_elements_cpu, \

@@ -19,6 +19,7 @@ void copy_cpu(void *dst, const void *src, size_t bytes);	/* upload and download 
 void copy_rows_cpu(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t bytes, int m);
 void zero_cpu(void *p, size_t bytes);
 void sync_cpu(void);
+void visit_cpu(void *p, size_t bytes, void (*f)(void *host, size_t bytes, void *user), void *user);
 void repeat_cpu(void **kept, uint64_t key, void (*work)(void *user), void *user);
 void forget_cpu(void *kept);
 size_t weight_elements_cpu(enum dtype type, int n, int k);

@@ -18,6 +18,7 @@ CELL(copy, cuda);
 CELL(copy_rows, cuda);
 CELL(zero, cuda);
 CELL(sync, cuda);
+CELL(visit, cuda);
 CELL(repeat, cuda);
 CELL(forget, cuda);
 CELL(weight_elements, cuda);

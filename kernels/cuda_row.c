@@ -16,6 +16,7 @@ const struct backend backend_cuda = {
 	.copy_rows = copy_rows_cuda,
 	.zero = zero_cuda,
 	.sync = sync_cuda,
+	.visit = visit_cuda,
 	.repeat = repeat_cuda,
 	.forget = forget_cuda,
 	.weight_elements = weight_elements_cuda,

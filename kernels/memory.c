@@ -110,6 +110,12 @@ sync_cpu(void)
 {
 }
 
+void
+visit_cpu(void *p, size_t bytes, void (*f)(void *host, size_t bytes, void *user), void *user)
+{
+	f(p, bytes, user);
+}
+
 /* A launch is a call here. */
 void
 repeat_cpu(void **kept, uint64_t key, void (*work)(void *user), void *user)

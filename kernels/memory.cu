@@ -12,8 +12,12 @@
 
 #include "kernels/device.cuh"
 
+extern "C" {
+#include "lib/base/mem.h"
+}
+
 enum { SLOTS = 4 };
-static const size_t slot_bytes = 8 << 20;
+static const size_t slot_bytes = VISIT_MOST;
 
 cudaStream_t cuda_stream;
 unsigned long cuda_frees;
@@ -135,13 +139,13 @@ free_cuda(void *p)
 	CUDA(cudaFreeAsync(p, cuda_stream));
 }
 
-/* Room in the ring for n bytes, or as many as the slot has left. */
+/* Room in the ring for n bytes, or as many as the slot has left, `least` at least. */
 static char *
-pinned(size_t *n)
+pinned(size_t *n, size_t least)
 {
 	char *data;
 
-	if (used == slot_bytes) {
+	if (slot_bytes - used < least) {
 		CUDA(cudaEventRecord(ring[slot].free, cuda_stream));
 		slot = (slot + 1) % SLOTS;
 		CUDA(cudaEventSynchronize(ring[slot].free));
@@ -163,7 +167,7 @@ upload_cuda(void *dst, const void *src, size_t bytes)
 		char *data;
 
 		n = bytes - done;
-		data = pinned(&n);
+		data = pinned(&n, 1);
 		memcpy(data, (const char *)src + done, n);
 		CUDA(cudaMemcpyAsync((char *)dst + done, data, n, cudaMemcpyHostToDevice, cuda_stream));
 	}
@@ -196,6 +200,40 @@ void
 sync_cuda(void)
 {
 	CUDA(cudaStreamSynchronize(cuda_stream));
+}
+
+struct visit {
+	void (*f)(void *host, size_t bytes, void *user);
+	void *host;
+	size_t bytes;
+	void *user;
+};
+
+static void CUDART_CB
+receive(void *p)
+{
+	struct visit *v = (struct visit *)p;
+
+	v->f(v->host, v->bytes, v->user);
+	free(v);
+}
+
+/* The slot's event comes behind the way back, so that the slot is free for others only then. */
+void
+visit_cuda(void *p, size_t bytes, void (*f)(void *host, size_t bytes, void *user), void *user)
+{
+	struct visit visit = { f, NULL, bytes, user };
+
+	if (bytes > slot_bytes)
+		die("cuda: a visit of %zu bytes", bytes);
+	pthread_mutex_lock(&lock);
+	visit.host = pinned(&bytes, bytes);
+	if (bytes)
+		CUDA(cudaMemcpyAsync(visit.host, p, bytes, cudaMemcpyDeviceToHost, cuda_stream));
+	CUDA(cudaLaunchHostFunc(cuda_stream, receive, mem_copy(&visit, sizeof visit)));
+	if (bytes)
+		CUDA(cudaMemcpyAsync(p, visit.host, bytes, cudaMemcpyHostToDevice, cuda_stream));
+	pthread_mutex_unlock(&lock);
 }
 
 void *

@@ -177,6 +177,8 @@ struct gptq {
 };
 enum { GPTQ_BLOCK = 128 };
 
+enum { VISIT_MOST = 8 << 20 };
+
 struct backend {
 	const char *name;
 	int (*usable)(void);
@@ -198,6 +200,12 @@ struct backend {
 	void (*copy_rows)(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t bytes, int m);
 	void (*zero)(void *p, size_t bytes);
 	void (*sync)(void);
+	/*
+	 * p's bytes visit the host: f gets a copy of them when their turn comes in the order of this row's work, and what
+	 * it leaves there is p's. The caller does not wait. f may run in another thread, one after the other, and has run
+	 * when the next sync() or download() returns; it calls nothing of the row. Up to VISIT_MOST bytes.
+	 */
+	void (*visit)(void *p, size_t bytes, void (*f)(void *host, size_t bytes, void *user), void *user);
 	/*
 	 * work(user), which calls this row's operations and nothing of it that waits, allocates, or moves from or to the
 	 * host. When its key comes again its arguments are the same, unless memory was freed since; what lies behind its

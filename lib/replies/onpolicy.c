@@ -29,7 +29,6 @@ struct online {
 	float *old, *teacher_logp;
 	struct token_value *values;
 	int cap;
-	int first;			/* token of the micro-batch */
 	double pg;			/* sum of the policy's loss, over inner epochs */
 	uint64_t clipped;		/* tokens that the clip left without gradient, as well */
 	/* plain text */
@@ -154,6 +153,7 @@ judge(struct online *l)
 		trainer_judge(&l->trainer, l->teacher_logp + first);
 		first += l->trainer.batch.p;
 	}
+	l->run->model->be->sync();
 }
 
 static void
@@ -186,7 +186,7 @@ weights(float *weight, const float *logp, int first, int count, void *user)
 	int i, at;
 
 	for (i = 0; i < count; i++) {
-		at = l->first + first + i;
+		at = first + i;
 		l->pg += minillm_loss(&factor, &l->o->minillm, &l->values[at], l->old[at], logp[i]);
 		l->clipped += !(fabs(factor) > 0) && fabsf(l->values[at].advantage) > 0;
 		weight[i] = (float)factor;
@@ -215,14 +215,13 @@ take_losses(struct online *l, struct sums *sums)
 static void
 learn_replies(struct online *l, struct sums *sums)
 {
-	const struct policy_loss loss = {
+	struct policy_loss loss = {
 		.weights = weights, .user = l, .kl_weight = (float)l->o->kl_weight, .temperature = 1
 	};
 	int next = 0;
 
 	l->trainer.policy = l->o->policy_gradient ? &loss : NULL;
-	for (l->first = 0; fill(&l->trainer, &l->replies, stream_name(l->job->in), &next);
-	    l->first += l->trainer.batch.p)
+	for (; fill(&l->trainer, &l->replies, stream_name(l->job->in), &next); loss.first += l->trainer.batch.p)
 		run_batch(l);
 	take_losses(l, sums);
 	l->trainer.policy = NULL;

@@ -20,7 +20,7 @@ struct engine {
 	struct forward *forward;
 	struct head *head;
 	struct batch batch;
-	int first, count;		/* replies of the batch */
+	int count;			/* replies that the batch was packed from */
 };
 
 struct learner {
@@ -88,7 +88,6 @@ pack(const struct learner *l, struct engine *e, int first, int all)
 	int i;
 
 	batch_clear(&e->batch);
-	e->first = first;
 	for (i = first; i < g->n; i++) {
 		const struct rollout *r = &g->rollouts[i];
 
@@ -123,6 +122,7 @@ score(struct learner *l, struct engine *e, float temperature, int all)
 		    NULL);
 		at += (size_t)e->batch.p;
 	}
+	e->m->be->sync();
 	return logp;
 }
 
@@ -212,7 +212,7 @@ weights(float *weight, const float *logp, int first, int count, void *user)
 	struct groups *g = &l->groups;
 	int i, t, at = -first;
 
-	for (i = l->self.first; at < count; i++) {
+	for (i = 0; at < count; i++) {
 		struct sample *s = &g->samples[i];
 
 		if (!s->counts)
@@ -231,19 +231,17 @@ weights(float *weight, const float *logp, int first, int count, void *user)
 }
 
 static void
-add_entropy(struct learner *l)
+add_entropy(void *host, size_t bytes, void *user)
 {
-	const struct engine *e = &l->self;
-	float *entropy = mem_alloc((size_t)e->batch.p * sizeof *entropy);
-	int i;
+	const float *entropy = host;
+	struct learner *l = user;
+	size_t i;
 
-	e->m->be->download(entropy, e->head->entropy, (size_t)e->batch.p * sizeof *entropy);
-	for (i = 0; i < e->batch.p; i++)
+	for (i = 0; i < bytes / sizeof *entropy; i++)
 		l->entropy += entropy[i];
-	free(entropy);
 }
 
-/* The gradient over all micro-batches of the step. */
+/* The gradient over all micro-batches of the step, for whose end the host waits. */
 static void
 accumulate(struct learner *l)
 {
@@ -259,12 +257,14 @@ accumulate(struct learner *l)
 		const void *hidden = forward_run(e->forward, &e->batch, NULL, 1, run_seed(r), r->at.micro++);
 
 		dhidden = head_policy(e->head, &e->batch, hidden, &loss, NULL, NULL, &r->optimizer.gradients);
-		if (l->bad)
-			run_not_finite(r, l->bad);
+		e->m->be->visit(e->head->entropy, (size_t)e->batch.p * sizeof *e->head->entropy, add_entropy, l);
 		forward_backward(e->forward, &e->batch, dhidden, &r->optimizer.gradients);
-		add_entropy(l);
+		loss.first += e->batch.p;
 		l->rows += (uint64_t)e->batch.m;
 	}
+	e->m->be->sync();
+	if (l->bad)
+		run_not_finite(r, l->bad);
 }
 
 static void

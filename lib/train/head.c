@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <stdlib.h>
+#include <string.h>
 
 #include "lib/base/mem.h"
 #include "lib/train/head.h"
@@ -35,8 +36,6 @@ head_free(struct head *h)
 	be->free(h->div);
 	be->free(h->weight);
 	be->free(h->entropy);
-	free(h->host_logp);
-	free(h->host_weight);
 	be->free(h->dhidden);
 	free(h);
 }
@@ -47,7 +46,7 @@ head_bytes(const struct model *m, int columns, int chunk, int max_rows)
 	size_t hidden = (size_t)m->config.hidden * dtype_size(m->type);
 
 	return (size_t)chunk * (2 * hidden + (size_t)columns * sizeof(float)) +
-	    (size_t)max_rows * (hidden + 6 * sizeof(float));
+	    (size_t)max_rows * (hidden + 4 * sizeof(float));
 }
 
 static void
@@ -65,8 +64,6 @@ grow(struct head *h, int m, int p)
 		h->div = backend_alloc(be, (size_t)p, sizeof *h->div, "the head's logits");
 		h->weight = backend_alloc(be, (size_t)p, sizeof *h->weight, "the head's logits");
 		h->entropy = backend_alloc(be, (size_t)p, sizeof *h->entropy, "the head's logits");
-		h->host_logp = mem_grow(h->host_logp, (size_t)p, sizeof *h->host_logp);
-		h->host_weight = mem_grow(h->host_weight, (size_t)p, sizeof *h->host_weight);
 	}
 	if (m > h->cap_m) {
 		be->free(h->dhidden);
@@ -135,17 +132,17 @@ head_run(struct head *h, const struct batch *b, const void *hidden, const struct
 	return h->dhidden;
 }
 
-/* Log-probabilities of the targets first .. end-1 into h->ce, entropies where wanted; the last logits stay. */
+/* Log-probabilities of the targets first .. end-1, entropies where wanted; the last logits stay. */
 static void
-logprob(struct head *h, const struct batch *b, const void *hidden, float temperature, float *entropy, int first,
-    int end)
+logprob(struct head *h, const struct batch *b, const void *hidden, float temperature, float *logp, float *entropy,
+    int first, int end)
 {
 	int count;
 
 	for (; first < end; first += count) {
 		count = chunk_at(h, first, end);
 		logits(h, b, hidden, first, count);
-		h->m->be->logprob(h->ce + first, entropy ? entropy + first : NULL, h->logits, (size_t)h->columns,
+		h->m->be->logprob(logp + first, entropy ? entropy + first : NULL, h->logits, (size_t)h->columns,
 		    b->d_targets + first, temperature, count, h->columns);
 	}
 }
@@ -171,20 +168,30 @@ whole_sequences(const struct head *h, const struct batch *b, int s, int first, i
 	return s;
 }
 
-/* h->ce becomes -log q. */
+/* Log-probabilities go to the host, weights come back. */
 static void
-weigh(struct head *h, const struct policy_loss *loss, int first, int count)
+weigh(void *weight, size_t bytes, void *user)
+{
+	struct policy_loss *loss = user;
+	float *logp = mem_copy(weight, bytes);
+
+	loss->weights(weight, logp, loss->first, (int)(bytes / sizeof *logp), loss->user);
+	free(logp);
+	free(loss);
+}
+
+/* h->weight and h->ce of targets whose log-probabilities stand in h->weight. */
+static void
+weigh_rows(struct head *h, const struct policy_loss *loss, int first, int count)
 {
 	const struct backend *be = h->m->be;
 	size_t bytes = (size_t)count * sizeof *h->weight;
-	int i;
+	struct policy_loss *of_rows = mem_copy(loss, sizeof *loss);
 
-	be->download(h->host_logp, h->ce + first, bytes);
-	loss->weights(h->host_weight, h->host_logp, first, count, loss->user);
-	be->upload(h->weight + first, h->host_weight, bytes);
-	for (i = 0; i < count; i++)
-		h->host_logp[i] = -h->host_logp[i];
-	be->upload(h->ce + first, h->host_logp, bytes);
+	be->zero(h->ce + first, bytes);
+	be->add(h->ce + first, -1, h->weight + first, DT_F32, (size_t)count);
+	of_rows->first += first;
+	be->visit(h->weight + first, bytes, weigh, of_rows);
 }
 
 void *
@@ -197,8 +204,8 @@ head_policy(struct head *h, const struct batch *b, const void *hidden, const str
 	for (first = s = 0; s < b->nseq;) {
 		s = whole_sequences(h, b, s, first, &end);
 		again = end - first > h->chunk;
-		logprob(h, b, hidden, loss->temperature, loss->entropy ? h->entropy : NULL, first, end);
-		weigh(h, loss, first, end - first);
+		logprob(h, b, hidden, loss->temperature, h->weight, loss->entropy ? h->entropy : NULL, first, end);
+		weigh_rows(h, loss, first, end - first);
 		for (; first < end; first += count) {
 			struct teacher_rows t = { .form = TEACHER_NONE };
 
@@ -215,6 +222,12 @@ head_policy(struct head *h, const struct batch *b, const void *hidden, const str
 	return h->dhidden;
 }
 
+static void
+bring(void *host, size_t bytes, void *to)
+{
+	memcpy(to, host, bytes);
+}
+
 void
 head_logprob(struct head *h, const struct batch *b, const void *hidden, float temperature, float *logp,
     float *entropy)
@@ -222,10 +235,10 @@ head_logprob(struct head *h, const struct batch *b, const void *hidden, float te
 	size_t bytes = (size_t)b->p * sizeof *logp;
 
 	grow(h, 0, b->p);
-	logprob(h, b, hidden, temperature, entropy ? h->entropy : NULL, 0, b->p);
-	h->m->be->download(logp, h->ce, bytes);
+	logprob(h, b, hidden, temperature, h->ce, entropy ? h->entropy : NULL, 0, b->p);
+	h->m->be->visit(h->ce, bytes, bring, logp);
 	if (entropy)
-		h->m->be->download(entropy, h->entropy, bytes);
+		h->m->be->visit(h->entropy, bytes, bring, entropy);
 }
 
 void
@@ -240,7 +253,7 @@ head_judge(struct head *h, const struct batch *b, teacher_fn *teacher, void *use
 		teacher(&t, first, count, user);
 		h->m->be->logprob(h->ce + first, NULL, t.dense, t.ld, b->d_targets + first, 1, count, h->columns);
 	}
-	h->m->be->download(logp, h->ce, (size_t)b->p * sizeof *logp);
+	h->m->be->visit(h->ce, (size_t)b->p * sizeof *logp, bring, logp);
 }
 
 void
@@ -263,5 +276,5 @@ head_rounding(struct head *h, const struct batch *b, const void *hidden, float *
 		m->be->loss(h->logits, columns, b->d_targets + first, &exact, &d, 1, h->ce + first, h->div + first, count,
 		    h->columns);
 	}
-	m->be->download(kl, h->div, (size_t)b->p * sizeof *kl);
+	m->be->visit(h->div, (size_t)b->p * sizeof *kl, bring, kl);
 }

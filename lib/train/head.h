@@ -21,11 +21,12 @@ typedef void teacher_fn(struct teacher_rows *t, int first, int count, void *user
 /*
  * What a policy's gradient is made of. weights() is asked for whole sequences, some at a time: from log q of the
  * ids of supervised rows first .. first+count-1, it gives the factors of op.h's policy, minus the loss's
- * derivative by each. Host arrays.
+ * derivative by each. Host arrays. It is called when the row comes to it, as op.h's visit says.
  */
 struct policy_loss {
 	void (*weights)(float *weight, const float *logp, int first, int count, void *user);
 	void *user;
+	int first;		/* what rows are counted from: those of batches before this one */
 	float kl_weight;	/* of KL(q, p), where there is a teacher */
 	float temperature;
 	int entropy;		/* h->entropy is wanted */
@@ -41,7 +42,6 @@ struct head {
 	float *ce, *div;	/* [cap], by supervised row of the last call */
 	float *weight;		/* [cap] of a policy's ids */
 	float *entropy;		/* [cap] of the rows of a policy that wants it */
-	float *host_logp, *host_weight;	/* [cap] on the host */
 	int cap;
 	void *dhidden;		/* [cap_m, hidden]: result of head_run() */
 	int cap_m;
@@ -68,13 +68,13 @@ void *head_policy(struct head *h, const struct batch *b, const void *hidden, con
 
 /*
  * Scoring without gradient: log q(target) of every supervised row at `temperature`, and the entropy where
- * not NULL; host arrays [p].
+ * not NULL; host arrays [p], which are filled when the row's next sync() returns.
  */
 void head_logprob(struct head *h, const struct batch *b, const void *hidden, float temperature, float *logp,
     float *entropy);
-/* KL(p, q) of every supervised row from the exact head's p to a rounded head's q; host array [p]. */
-void head_rounding(struct head *h, const struct batch *b, const void *hidden, float *kl);
 /* The same by a teacher, whose distribution must be dense. */
 void head_judge(struct head *h, const struct batch *b, teacher_fn *teacher, void *user, float *logp);
+/* KL(p, q) of every supervised row from the exact head's p to a rounded head's q; so is its host array [p]. */
+void head_rounding(struct head *h, const struct batch *b, const void *hidden, float *kl);
 
 #endif

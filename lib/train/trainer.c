@@ -196,6 +196,7 @@ trainer_score(struct trainer *t, struct sums *sums)
 	batch_upload(b);
 	grow(t, b->p);
 	head_logprob(t->head, b, forward_run(t->forward, b, NULL, 0, 0, 0), 1, t->losses, NULL);
+	t->m->be->sync();
 	for (i = 0; i < b->p; i++)
 		sums->ce -= t->losses[i];
 	sums->targets += (uint64_t)b->p;

@@ -61,7 +61,7 @@ void trainer_run(struct trainer *t, struct gradients *g, uint64_t seed, uint32_t
 const char *trainer_collect(struct trainer *t, struct sums *sums);
 /* Cross-entropy alone, without dropout or gradient. */
 void trainer_score(struct trainer *t, struct sums *sums);
-/* log p of the batch's targets by the teacher, whose distribution must be dense, in host memory. */
+/* head_judge() of the batch. */
 void trainer_judge(struct trainer *t, float *logp);
 
 #endif

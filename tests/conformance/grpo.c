@@ -25,7 +25,6 @@ struct batch_case {
 	float *logp, *dlogp;
 	double *terms, entropy;
 	struct grpo_sums sums;
-	int micro;			/* first sequence of the micro-batch */
 };
 
 static int
@@ -120,6 +119,7 @@ score(struct model *m, int columns, const struct sequences *s, double temperatur
 	f = forward_new(m, b.m, KEEP_NONE);
 	batch_upload(&b);
 	head_logprob(h, &b, forward_run(f, &b, NULL, 0, 0, 0), (float)temperature, logp, NULL);
+	m->be->sync();
 	forward_free(f);
 	head_free(h);
 	batch_free(&b);
@@ -182,7 +182,7 @@ static void
 weights(float *weight, const float *logp, int first, int count, void *user)
 {
 	struct batch_case *b = user;
-	int i = 0, end = b->s.first[b->micro] + first + count, t;
+	int i = 0, end = first + count, t;
 
 	while (b->s.first[i] < end - count)
 		i++;
@@ -215,7 +215,8 @@ entropy_of(const struct batch_case *b, const struct head *h, int first, int coun
 static void
 micro_run(struct batch_case *b, struct model *m, int columns, int chunk, int first, int count, struct gradients *g)
 {
-	struct policy_loss loss = { .weights = weights, .user = b, .temperature = (float)b->temperature, .entropy = 1 };
+	struct policy_loss loss = { .weights = weights, .user = b, .first = b->s.first[first],
+		.temperature = (float)b->temperature, .entropy = 1 };
 	struct head *h = head_new(m, columns, chunk);
 	struct batch batch;
 	struct forward *f;
@@ -228,7 +229,6 @@ micro_run(struct batch_case *b, struct model *m, int columns, int chunk, int fir
 	}
 	f = forward_new(m, batch.m, KEEP_ALL);
 	batch_upload(&batch);
-	b->micro = first;
 	forward_backward(f, &batch, head_policy(h, &batch, forward_run(f, &batch, NULL, 0, 0, 0), &loss, NULL, NULL, g),
 	    g);
 	b->entropy += entropy_of(b, h, first, count);

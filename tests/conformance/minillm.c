@@ -373,6 +373,7 @@ kind_minillm(struct verdict *v, const json_t *c, const struct kit *k)
 	batch_upload(&b);
 	hidden = forward_run(f, &b, NULL, 0, 0, 0);
 	head_logprob(h, &b, hidden, o.temperature, t.logp, NULL);
+	k->be->sync();
 	teacher_logprobs(k, &t, &teacher, &b);
 	read_old(v, st, &t);
 	minillm_values(t.values, &o.m, t.teacher_logp, t.old, s.first, s.count);

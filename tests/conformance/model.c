@@ -54,6 +54,7 @@ score(struct model *m, const int32_t *ids, int n, int columns)
 	s.logits = fetch(m->be, logits, (size_t)n * (size_t)m->config.vocab);
 	s.logp = mem_zero((size_t)n, sizeof *s.logp);
 	head_logprob(h, &b, hidden, 1, logp, NULL);
+	m->be->sync();
 	for (i = 0; i < n - 1; i++)
 		s.logp[i] = logp[i];
 	free(logp);
@@ -213,6 +214,7 @@ reply_scores(struct model *m, const json_t *c, float temperature, double *logp, 
 		batch_upload(&b);
 		model_rope(m, n);
 		head_logprob(h, &b, forward_run(f, &b, NULL, 0, 0, 0), temperature, l, e);
+		m->be->sync();
 		for (j = 0; j < b.p; j++, at++) {
 			logp[at] = l[j];
 			entropy[at] = e[j];

@@ -376,6 +376,17 @@ download_cuda(void *dst, const void *src, size_t bytes)
 	copy_cuda(dst, src, bytes);
 }
 
+void
+visit_cuda(void *p, size_t bytes, void (*f)(void *host, size_t bytes, void *user), void *user)
+{
+	void *host = mem_alloc(bytes);
+
+	download_cuda(host, p, bytes);
+	f(host, bytes, user);
+	upload_cuda(p, host, bytes);
+	free(host);
+}
+
 cudaError_t
 cudaStreamBeginCapture(cudaStream_t, int)
 {

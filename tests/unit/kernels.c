@@ -1191,6 +1191,47 @@ test_alone(const struct backend *be)
 		be->free((void *[]){ x, y, w, z, one }[i]);
 }
 
+/* What a visit saw. */
+struct guest {
+	float seen[5];
+	int after;		/* how many came before */
+};
+
+static int guests;
+
+static void
+double_all(void *host, size_t bytes, void *user)
+{
+	struct guest *g = user;
+	float *x = host;
+	size_t i;
+
+	memcpy(g->seen, x, bytes);
+	g->after = guests++;
+	for (i = 0; i < bytes / sizeof *x; i++)
+		x[i] *= 2;
+}
+
+static void
+test_visit(const struct backend *be)
+{
+	float host[5] = { 1, 2, 3, 4, 5 }, *x = be->alloc(sizeof host);
+	struct guest first = { 0 }, second = { 0 };
+	int i, wrong = 0;
+
+	guests = 0;
+	be->upload(x, host, sizeof host);
+	be->visit(x, sizeof host, double_all, &first);
+	be->add(x, 1, x, DT_F32, 5);
+	be->visit(x + 2, sizeof *x, double_all, &second);
+	be->download(host, x, sizeof host);
+	for (i = 0; i < 5; i++)
+		wrong += first.seen[i] != (float)(i + 1) || host[i] != (float)(i + 1) * (i == 2 ? 8 : 4);
+	ok(!wrong && !first.after && second.after == 1 && second.seen[0] == 12,
+	    "%s: what visits the host comes back changed, in the order of work", be->name);
+	be->free(x);
+}
+
 static void
 test_row(const struct backend *be)
 {
@@ -1210,6 +1251,7 @@ test_row(const struct backend *be)
 	test_stochastic(be);
 	test_threads(be);
 	test_alone(be);
+	test_visit(be);
 }
 
 int

@@ -186,6 +186,7 @@ score(struct model *m, const struct request *r, const struct reply *reply, float
 	batch_upload(&b);
 	model_rope(m, b.m);
 	head_logprob(h, &b, forward_run(f, &b, NULL, 0, 0, 0), temperature, logp, NULL);
+	m->be->sync();
 	batch_free(&b);
 	head_free(h);
 	forward_free(f);
