@@ -274,18 +274,21 @@ words_across(enum dtype type, const void *low, const void *high)
 static inline __attribute__((always_inline)) void
 across(uint32_t *to, const struct matrix *x, int rows, int col, int word, int width)
 {
+	int row = word * WORD, paired = row + WORD <= rows, whole = paired && col + width + LANES <= x->cols, h;
+	const char *low = matrix_at(x, row, col), *high = matrix_at(x, paired ? row + WORD - 1 : row, col);
+	size_t size = x->type == DT_BF16 ? 2 : 4;
 	uint32_t copy[2][LANES];
-	int row = word * WORD, n, h;
 
-	for (h = 0; h < width; h += LANES) {
-		const void *low, *high = NULL;
+	_mm_prefetch(low + 2 * LINE, _MM_HINT_T0);
+	if (PAIRS)
+		_mm_prefetch(high + 2 * LINE, _MM_HINT_T0);
+	for (h = 0; whole && x->type == DT_BF16 && h < width; h += LANES)
+		vec_store_few(to + h, words_across(DT_BF16, low + 2 * h, high + 2 * h), min(width - h, LANES));
+	for (; h < width; h += LANES) {
+		const void *first = filled(copy[0], low + (size_t)h * size, x->type, x->cols - col - h, LANES);
+		const void *second = filled(copy[1], high + (size_t)h * size, x->type, paired ? x->cols - col - h : 0, LANES);
 
-		n = x->cols - col - h;
-		low = filled(copy[0], matrix_at(x, row, col + h), x->type, n, LANES);
-		if (PAIRS)
-			high = filled(copy[1], matrix_at(x, row + 1, col + h), x->type, row + 1 < rows ? n : 0, LANES);
-		_mm_prefetch((const char *)low + 2 * LINE, _MM_HINT_T0);
-		vec_store_few(to + h, words_across(x->type, low, high), min(width - h, LANES));
+		vec_store_few(to + h, words_across(x->type, first, second), min(width - h, LANES));
 	}
 }
 
