@@ -234,7 +234,7 @@ $(BUILD)/%: $(BUILD)/tests/fuzz/%.o $(LIB) $(KERNELS)
 lint: deps-dev
 	mandoc -T lint -W warning man/*.[0-9]
 	shellcheck tests/run tests/soak tests/hostile/stream tests/bench/run tests/fuzz/run tests/*.bash \
-		pipelines/table pipelines/weigh pipelines/weights pipelines/solved pipelines/reward-curves .ci/run
+		$(filter-out %.mk %.svg,$(wildcard pipelines/*)) .ci/run
 	cppcheck -q --std=c11 --error-exitcode=1 --library=tests/cppcheck.cfg --enable=warning \
 		$(addprefix --suppress=,internalAstError invalidFunctionArg uninitvar) -I. lib bin kernels samples tests
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/clang BIN=$(BUILD)/clang/bin NVCC= CC=clang CFLAGS='-O1 -Werror' all
