@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "lib/base/die.h"
+#include "lib/base/file.h"
 #include "lib/base/json.h"
 #include "lib/base/mem.h"
 #include "lib/base/options.h"
@@ -155,6 +156,7 @@ main(int argc, const char **argv)
 		type = types[options_choice("dtype", dtype, type_words)];
 
 	/* prepare */
+	file_check_directory(output);
 	be = row_pick(&common);
 	m = from ? shallower(be) : random_weights(common.operands[0], be, type);
 

@@ -23,6 +23,7 @@ enum { BATCH = 1 << 20, BYTES = 256 };
 static char *output, *pre_tokenizer = "qwen2", *template, *fields;
 static char **specials;
 static int vocab_size = 8192, min_frequency = 2, plain;
+static size_t documents;		/* so far */
 
 static const struct poptOption options[] = {
 	{ "output", 'o', POPT_ARG_STRING, &output, 0, "directory to make: tokenizer.json, tokenizer_config.json", "DIR" },
@@ -47,6 +48,7 @@ add(struct bpe_train *t, const char *s, size_t n, const char *file, size_t line)
 {
 	char why[REASON_MAX];
 
+	documents++;
 	if (!bpe_train_add(t, s, n, 1, why))
 		return;
 	if (line)
@@ -81,7 +83,9 @@ add_line(struct bpe_train *t, const struct template *form, const char *s, const 
 	char why[REASON_MAX];
 	json_t *record = reader_parse(s + line->at, line->n, why);
 
-	if (!record)
+	if (record && !json_is_object(record))
+		reason(why, "this is not a JSON object");
+	if (!json_is_object(record))
 		die("%s, line %zu: %s", line->file, line->number, why);
 	if (form && template_render(form, record, &prompt, &target, why))
 		die("%s, line %zu: %s", line->file, line->number, why);
@@ -102,15 +106,17 @@ add_corpus(struct bpe_train *t, const struct template *form, const struct common
 	struct corpus_batch batch = { .n = 0 };
 	struct text text = { NULL, 0, 0 };
 	const char *name;
-	size_t i;
+	size_t i, lines = 0;
 
 	if (plain)
 		while (corpus_file(corpus, &text, &name))
 			add(t, text.s, text.n, name, 0);
 	else
-		while (corpus_read(corpus, &batch, BATCH))
+		for (; corpus_read(corpus, &batch, BATCH); lines += batch.n)
 			for (i = 0; i < batch.n; i++)
 				add_line(t, form, batch.text.s, &batch.lines[i]);
+	if (lines && !documents)
+		die("not one of %zu lines has a field '%s'", lines, fields);
 	free(text.s);
 	corpus_batch_free(&batch);
 	corpus_close(corpus);
@@ -225,6 +231,7 @@ main(int argc, const char **argv)
 		die_usage("--vocab-size must be at least %d, --min-frequency 1", BYTES + (int)nspecials);
 
 	/* prepare */
+	file_check_directory(output);
 	if (template && !(form = template_open(template, why)))
 		die("%s", why);
 	if (!(scan = scan_open(qwen ? scan_qwen2 : scan_gpt2, why)))

@@ -296,6 +296,64 @@ escaped() {
 	each check '*' stream
 }
 
+@test "--output to what is no file stays what it is: a pipe, a device" {
+	mkfifo pipe
+	check() {
+		try <"$input"
+		made first
+		cat pipe >second &
+		try -o pipe <"$input"
+		wait $!
+		[ -p pipe ]
+		same first second
+		try -o /dev/full <"$input"
+		said 1 "*: No space left on device"
+		[ -c /dev/full ]
+	}
+	each check '*' stream
+}
+
+@test "--output to a directory, or to one of other things, is refused before any work" {
+	check() {
+		mkdir -p full
+		echo mine >full/notes
+		try -o full <"$input"
+		said 1 "*'full'*"
+		[ "$(ls full)" = notes ]
+	}
+	each check '*' stream
+	check() {
+		[[ $tool == @(train-bpe|init-model|gptq) ]] || return 0
+		call=("${call[@]/#out/full}")
+		try <"$input"
+		said 1 "'full' would be replaced, and holds something else than a model"
+		[ "$(ls full)" = notes ]
+		call=("${call[@]/#full/full\/notes}")
+		try <"$input"
+		said 1 "cannot make directory 'full/notes': Not a directory"
+		[ "$(cat full/notes)" = mine ]
+	}
+	each check '*' directory
+}
+
+@test "without stdin, stdout or stderr nothing takes their place" {
+	check() {
+		[[ $tool != init-model ]] || return 0
+		status=0
+		"${call[@]}" <&- >stdout 2>stderr || status=$?
+		said 1 '*<stdin>*'
+		try <"$input"
+		made first
+		[ "$tool" != gptq ] || return 0	# it prints a table
+		[ "$writes" = directory ] || call+=(-o out)
+		"${call[@]}" <"$input" >&- 2>&-
+		rm -rf second
+		mv out second
+		same first second
+	}
+	each check '!(model)' 'stream|directory'
+}
+
 @test "--output is what stdout would be" {
 	check() {
 		try <"$input"

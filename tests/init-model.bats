@@ -123,8 +123,9 @@ moments() {
 	jq -e '.vocab_size == 384' m/config.json
 }
 
-@test "a directory of that name is replaced as a whole" {
+@test "a model of that name is replaced as a whole" {
 	mkdir m
+	echo '{}' >m/config.json
 	echo old >m/old
 	init-model -o m gpt2.json
 	[ -e m/model.safetensors ]

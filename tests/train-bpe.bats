@@ -88,6 +88,11 @@ merges() {
 	run -1 train-bpe -o tok --text t bad.jsonl
 	[[ $output == *"bad.jsonl, line 2: field 't' is not a string"* ]]
 	[ "$(ls)" = bad.jsonl ]
+	run -1 train-bpe -o tok --text t <<<'["t"]'
+	[[ $output == *"<stdin>, line 1: this is not a JSON object"* ]]
+	run -1 train-bpe -o tok --text test,u <<<'{"t":"ab"}'
+	[[ $output == *"not one of 1 lines has a field 'test,u'"* ]]
+	[ "$(ls)" = bad.jsonl ]
 	run -1 train-bpe -o tok --plain <(printf 'a\xff')
 	[[ $output == *"not UTF-8, at its byte 1"* ]]
 	run -2 train-bpe --text t bad.jsonl

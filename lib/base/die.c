@@ -9,15 +9,28 @@
 
 const char *progname = "pipestill";
 
+enum { MESSAGE_MAX = 8192 };	/* two paths and words */
+
+/* One line, whatever foreign names are in it. */
+static void
+print_line(char *text, size_t size, const char *fmt, va_list ap)
+{
+	vsnprintf(text, size, fmt, ap);
+	for (; *text; text++)
+		if ((unsigned char)*text < ' ' || *text == '\x7f')
+			*text = '?';
+}
+
 static void
 say(const char *fmt, va_list ap)
 {
+	char line[MESSAGE_MAX];
 	int error = errno;
 	size_t n = strlen(fmt);
 
 	fflush(stdout);
-	fprintf(stderr, "%s: ", progname);
-	vfprintf(stderr, fmt, ap);
+	print_line(line, sizeof line, fmt, ap);
+	fprintf(stderr, "%s: %s", progname, line);
 	if (n && fmt[n - 1] == ':')
 		fprintf(stderr, " %s", strerror(error));
 	fputc('\n', stderr);
@@ -62,10 +75,7 @@ reason(char *why, const char *fmt, ...)
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(why, REASON_MAX, fmt, ap);
+	print_line(why, REASON_MAX, fmt, ap);
 	va_end(ap);
-	for (; *why; why++)
-		if ((unsigned char)*why < ' ' || *why == '\x7f')
-			*why = '?';
 	return -1;
 }

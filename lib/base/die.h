@@ -4,7 +4,8 @@
  *
  * Messages go to stderr as `prog: message`: lowercase, no full stop, the
  * problem first, the subject in single quotes. A format that ends in ':' gets
- * strerror(errno) appended. What does I/O may die; what computes may not; what
+ * strerror(errno) appended. A message is one line: control characters of
+ * foreign names become '?'. What does I/O may die; what computes may not; what
  * parses foreign bytes returns a reason and lets its caller die.
  */
 #ifndef BASE_DIE_H
@@ -23,7 +24,6 @@ void warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /*
  * For parsers of foreign bytes: write the reason into why[REASON_MAX] and
  * return -1, so that a parser's failure reads `return reason(why, "...", ...)`.
- * It is one line: control characters of foreign names become '?'.
  */
 enum { REASON_MAX = 512 };
 int reason(char *why, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

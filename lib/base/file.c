@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,12 +101,15 @@ struct file *
 file_create(const char *path)
 {
 	struct file *file = mem_alloc(sizeof *file);
+	struct stat st;
 
+	file->in_place = !stat(path, &st) && !S_ISREG(st.st_mode);
 	file->path = mem_string(path);
-	file->part = mem_format("%s.part", path);
+	file->part = file->in_place ? mem_string(path) : mem_format("%s.part", path);
 	if (!(file->f = fopen(file->part, "we")))
 		die("cannot create '%s':", file->part);
-	remember(file->part);
+	if (!file->in_place)
+		remember(file->part);
 	return file;
 }
 
@@ -127,13 +132,14 @@ let_go(struct file *file)
 void
 file_commit(struct file *file)
 {
-	if (fflush(file->f) || ferror(file->f) || fsync(fileno(file->f)))
+	if (fflush(file->f) || ferror(file->f) || (!file->in_place && fsync(fileno(file->f))))
 		die("cannot write '%s':", file->part);
 	if (fclose(file->f))
 		die("cannot close '%s':", file->part);
-	if (rename(file->part, file->path))
+	if (!file->in_place && rename(file->part, file->path))
 		die("cannot rename '%s' to '%s':", file->part, file->path);
-	sync_parent(file->path);
+	if (!file->in_place)
+		sync_parent(file->path);
 	let_go(file);
 }
 
@@ -141,7 +147,8 @@ void
 file_discard(struct file *file)
 {
 	fclose(file->f);
-	remove(file->part);
+	if (!file->in_place)
+		remove(file->part);
 	let_go(file);
 }
 
@@ -155,6 +162,28 @@ without_slashes(const char *path)
 	while (n > 1 && s[n - 1] == '/')
 		s[--n] = '\0';
 	return s;
+}
+
+void
+file_check_directory(const char *path)
+{
+	DIR *directory = opendir(path);
+	struct dirent *entry;
+	int foreign = 0;
+
+	if (!directory && errno != ENOENT)
+		die("cannot make directory '%s':", path);
+	while (directory && (entry = readdir(directory))) {
+		if (!strcmp(entry->d_name, "config.json") || !strcmp(entry->d_name, "tokenizer.json")) {
+			foreign = 0;
+			break;
+		}
+		foreign |= strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..");
+	}
+	if (directory)
+		closedir(directory);
+	if (foreign)
+		die("'%s' would be replaced, and holds something else than a model", path);
 }
 
 char *
@@ -265,6 +294,17 @@ file_read(const char *path, size_t *size)
 	return data;
 }
 
+static void
+shrank(int number)
+{
+	static const char message[] = ": a mapped file became shorter while it was read\n";
+
+	(void)number;
+	if (write(STDERR_FILENO, progname, strlen(progname)) > 0)
+		(void)!write(STDERR_FILENO, message, sizeof message - 1);
+	_exit(1);
+}
+
 struct map
 file_map(const char *path)
 {
@@ -282,6 +322,7 @@ file_map(const char *path)
 			die("cannot map '%s':", path);
 		map.data = p;
 		map.size = (size_t)st.st_size;
+		signal(SIGBUS, shrank);
 	}
 	close(fd);
 	return map;

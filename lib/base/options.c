@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
+#include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "lib/base/die.h"
 #include "lib/base/mem.h"
@@ -55,6 +57,18 @@ size_parse(const char *text)
 	return n < (double)SIZE_MAX ? (size_t)n : SIZE_MAX;
 }
 
+/* What is opened later must not come to lie where stdin, stdout and stderr are looked for. */
+static void
+take_closed_descriptors(void)
+{
+	int fd;
+
+	while ((fd = open("/dev/null", O_PATH)) >= 0 && fd <= STDERR_FILENO)
+		;
+	if (fd >= 0)
+		close(fd);
+}
+
 _Noreturn static void
 print_end(void)
 {
@@ -83,6 +97,7 @@ options_parse(int argc, const char **argv, const struct poptOption *table,
 	const char *slash = argc ? strrchr(argv[0], '/') : NULL;
 	int rc;
 
+	take_closed_descriptors();
 	progname = slash ? slash + 1 : argc ? argv[0] : progname;
 	ctx = poptGetContext(progname, argc, argv, table, 0);
 	while ((rc = poptGetNextOpt(ctx)) > 0)

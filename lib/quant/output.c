@@ -16,6 +16,7 @@ enum { HEAD = 64 };		/* bytes of the streams' first line */
 void
 output_open(struct output *o, const char *directory, const char *run)
 {
+	file_check_directory(directory);
 	*o = (struct output){ .directory = directory, .state = mem_format("%s.state", directory),
 	    .run = mem_string(run) };
 }

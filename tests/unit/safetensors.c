@@ -2,6 +2,7 @@
 /* safetensors - what is written is read back, and every way to forge a file is refused */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "lib/base/die.h"
@@ -210,6 +211,44 @@ check_names(void)
 	free(file);
 }
 
+/* A child reads a file's last byte after the file has lost it: its exit status, and what it said. */
+static int
+read_shrunk(const char *path, char said[256])
+{
+	struct map map;
+	int fds[2], status;
+	ssize_t n;
+
+	fflush(stdout);
+	if (pipe(fds))
+		return -1;
+	if (!fork()) {
+		dup2(fds[1], STDERR_FILENO);
+		map = file_map(path);
+		_exit(truncate(path, 0) ? 9 : ((const volatile unsigned char *)map.data)[map.size - 1]);
+	}
+	n = wait(&status) > 0 ? read(fds[0], said, 255) : 0;
+	said[n > 0 ? n : 0] = '\0';
+	close(fds[0]);
+	close(fds[1]);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void
+check_shrinking(void)
+{
+	char *path = file_join(directory, "shrinking"), said[256];
+	struct file *f = file_create(path);
+
+	file_write(f, "seven", 6);
+	file_commit(f);
+	ok(read_shrunk(path, said) == 1 &&
+	    !strcmp(said, "pipestill: a mapped file became shorter while it was read\n"),
+	    "a file that is cut short under a reader ends it with a message");
+	unlink(path);
+	free(path);
+}
+
 int
 main(void)
 {
@@ -220,6 +259,7 @@ main(void)
 	check_files();
 	check_shards();
 	check_names();
+	check_shrinking();
 	ok(!rmdir(directory), "nothing is left behind");
 	return done();
 }
