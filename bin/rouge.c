@@ -90,23 +90,23 @@ input_open(struct input *in, const char *path, json_int_t number)
 		die("cannot open '%s':", path);
 	c = next_byte(in->fd);
 	if (c < 0 || c == '{' || isspace(c)) {
-		in->corpus = corpus_open(in->path);
+		in->corpus = corpus_open_fd(in->fd, in->path);
 		return;
 	}
-	in->stream = stream_open(path, "rollouts");
+	in->stream = stream_open_fd(in->fd, path, "rollouts");
 	seed = json_object_get(stream_header(in->stream), "seed");
 	if (json_is_integer(seed))
 		in->seed = json_integer_value(seed);
 }
 
-/* A pipe with a name must not be without a reader in between: it is closed as the last one. */
 static void
 input_close(struct input *in)
 {
-	if (in->stream)
+	if (in->stream) {
 		stream_close(in->stream);
-	else
-		corpus_close(in->corpus);
+		return;
+	}
+	corpus_close(in->corpus);
 	if (in->fd != STDIN_FILENO)
 		close(in->fd);
 }

@@ -92,6 +92,15 @@ $bad"
 	done
 }
 
+@test "a pipe with a name is opened once" {
+	mkfifo "$BATS_TEST_TMPDIR/pipe"
+	for line in '' '{"prediction":"a","target":"a"}'; do
+		printf %s "$line" >"$BATS_TEST_TMPDIR/pipe" &
+		timeout 20 rouge "$BATS_TEST_TMPDIR/pipe" >"$BATS_TEST_TMPDIR/out" 2>&1 || [ $? -eq 1 ]
+	done
+	jq -e '.records == 1' "$BATS_TEST_TMPDIR/out"
+}
+
 @test "no input at all is an error" {
 	run -1 rouge </dev/null
 	[ "$output" = "rouge: <stdin> is empty" ]

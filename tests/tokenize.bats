@@ -201,6 +201,26 @@ record='{"instruction":"Say a.","response":"a"}'
 	[[ $output == *"there is no tokenizer.json and no vocab.json"* ]]
 }
 
+@test "an end of sequence that the tokenizer does not have is refused" {
+	mkdir -p foreign
+	cp tok/tokenizer.json foreign
+	for id in 399999 4294967301; do
+		echo "{\"eos_token_id\":[$id]}" >foreign/generation_config.json
+		run -1 tokenize -m foreign -t dolly <<<"$record"
+		[[ $output == *"eos_token_id is $id, and the tokenizer has "* ]]
+	done
+}
+
+@test "a line may be long, a member's name may be anything: a message is one line" {
+	timeout 60 tokenize -q -m tok --text text < <(printf '{"text":"'; head -c 100000000 /dev/zero | tr '\0' 7; printf '"}') |
+		to-json --header | jq -e .type
+	name=$'a\nb\e[31m.jsonl'
+	echo '{' >"$name"
+	tar -cf odd.tar "$name"
+	run -1 tokenize -m tok --text text -o out odd.tar
+	[ "$output" = "tokenize: odd.tar:a?b?[31m.jsonl, line 1: no string at byte 1" ]
+}
+
 @test "chat needs a chat_template that is known" {
 	line='{"messages":[{"role":"user","content":"hi"},{"role":"assistant","content":"ho"}]}'
 	run -1 tokenize -m tok -t chat <<<"$line"

@@ -69,6 +69,8 @@ int header_has(const json_t *header, const char *name);
  * "any" takes all. What lies in memory stays bounded by a frame, whatever the length.
  */
 struct stream_in *stream_open(const char *path, const char *want);
+/* The same of a path that is open as fd; it is closed with the stream. */
+struct stream_in *stream_open_fd(int fd, const char *path, const char *want);
 const json_t *stream_header(const struct stream_in *in);	/* owned by the stream */
 const char *stream_type(const struct stream_in *in);
 const char *stream_name(const struct stream_in *in);		/* as messages have it: 'path', or <stdin> */

@@ -463,14 +463,24 @@ check_type(const struct stream_in *in, const char *want)
 struct stream_in *
 stream_open(const char *path, const char *want)
 {
+	int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : STDIN_FILENO;
+
+	if (fd < 0)
+		die("cannot open '%s':", path);
+	return stream_open_fd(fd, path, want);
+}
+
+struct stream_in *
+stream_open_fd(int fd, const char *path, const char *want)
+{
 	struct stream_in *in = mem_zero(1, sizeof *in);
 	char why[REASON_MAX];
 	struct stat st;
 	off_t offset;
 	int rc;
 
-	in->fd = path ? open(path, O_RDONLY | O_CLOEXEC) : STDIN_FILENO;
-	if (in->fd < 0 || fstat(in->fd, &st))
+	in->fd = fd;
+	if (fstat(in->fd, &st))
 		die("cannot open '%s':", path ? path : "<stdin>");
 	in->name = path ? mem_format("'%s'", path) : mem_string("<stdin>");
 	fcntl(in->fd, F_SETPIPE_SZ, PIPE_SIZE);

@@ -168,9 +168,9 @@ template_of(const char *path, size_t *n, char *why)
 	if (json_is_array(template))
 		template = default_of(template);
 	if (!config)
-		reason(why, "%s: %.400s", path, inner);
+		reason(why, "'%s': %.400s", path, inner);
 	else if (!json_is_string(template))
-		reason(why, "%s has no chat_template", path);
+		reason(why, "'%s' has no chat_template", path);
 	else
 		text = mem_copy(json_string_value(template), (*n = json_string_length(template)) + 1);
 	json_decref(config);
@@ -209,7 +209,7 @@ chat_open(const char *directory, char *why)
 
 	text = find_template(directory, &path, &n, why);
 	if (text && !(c = chat_parse(text, n, inner)))
-		reason(why, "%s: %.400s", path, inner);
+		reason(why, "'%s': %.400s", path, inner);
 	free(text);
 	free(path);
 	return c;

@@ -13,6 +13,7 @@ enum { BLOCK = 1 << 16 };
 
 struct corpus {
 	const char *const *paths;	/* those to come */
+	int fd;				/* of the first, if it is open already; or -1 */
 	struct archive *archive;	/* NULL between files */
 	const char *path;
 	int member;			/* of a tar or zip, not a file by itself */
@@ -32,7 +33,17 @@ corpus_open(const char *const *paths)
 	struct corpus *c = mem_zero(1, sizeof *c);
 
 	c->paths = *paths ? paths : input;
+	c->fd = -1;
 	c->done = 1;
+	return c;
+}
+
+struct corpus *
+corpus_open_fd(int fd, const char *const *path)
+{
+	struct corpus *c = corpus_open(path);
+
+	c->fd = fd;
 	return c;
 }
 
@@ -69,8 +80,9 @@ static void
 open_next(struct corpus *c)
 {
 	const char *path = *c->paths++;
-	int standard = !strcmp(path, "-"), rc;
+	int standard = !strcmp(path, "-"), fd = c->fd >= 0 ? c->fd : standard ? STDIN_FILENO : -1, rc;
 
+	c->fd = -1;
 	c->path = standard ? "<stdin>" : path;
 	c->members = 0;
 	if (!(c->archive = archive_read_new()))
@@ -80,7 +92,7 @@ open_next(struct corpus *c)
 	archive_read_support_format_zip(c->archive);
 	archive_read_support_format_raw(c->archive);
 	archive_read_support_format_empty(c->archive);
-	rc = standard ? archive_read_open_fd(c->archive, STDIN_FILENO, BLOCK) :
+	rc = fd >= 0 ? archive_read_open_fd(c->archive, fd, BLOCK) :
 	    archive_read_open_filename(c->archive, path, BLOCK);
 	if (rc != ARCHIVE_OK)
 		fail(c, "read");
@@ -182,15 +194,16 @@ add_line(struct corpus *c, struct corpus_batch *b, size_t at, size_t end)
 		MEM_PUSH(b->lines, b->n, b->cap, line);
 }
 
-/* The whole lines of text[from ..]; returns where the last one ends. */
+/* The whole lines of text[from ..], none of which ends before `seen`; returns where the last one ends. */
 static size_t
-cut_lines(struct corpus *c, struct corpus_batch *b, size_t from)
+cut_lines(struct corpus *c, struct corpus_batch *b, size_t from, size_t seen)
 {
 	const char *stop;
 
-	while (from < b->text.n && (stop = memchr(b->text.s + from, '\n', b->text.n - from))) {
-		add_line(c, b, from, (size_t)(stop - b->text.s));
-		from = (size_t)(stop - b->text.s) + 1;
+	while (seen < b->text.n && (stop = memchr(b->text.s + seen, '\n', b->text.n - seen))) {
+		seen = (size_t)(stop - b->text.s) + 1;
+		add_line(c, b, from, seen - 1);
+		from = seen;
 	}
 	return from;
 }
@@ -198,7 +211,7 @@ cut_lines(struct corpus *c, struct corpus_batch *b, size_t from)
 size_t
 corpus_read(struct corpus *c, struct corpus_batch *b, size_t bytes)
 {
-	size_t from = 0;
+	size_t from = 0, seen;
 
 	b->n = b->text.n = 0;
 	text_add(&b->text, c->rest.s, c->rest.n);
@@ -207,8 +220,9 @@ corpus_read(struct corpus *c, struct corpus_batch *b, size_t bytes)
 	while (b->text.n < bytes || !b->n) {
 		if (c->done && !advance(c))
 			break;
+		seen = b->text.n;
 		c->done = !read_block(c, &b->text);
-		from = cut_lines(c, b, from);
+		from = cut_lines(c, b, from, seen);
 		if (c->done && from < b->text.n) {
 			add_line(c, b, from, b->text.n);
 			from = b->text.n;

@@ -17,6 +17,8 @@ struct corpus;
 
 /* The files one after the other; stdin where there is none, or for "-". `paths` is NULL-terminated. */
 struct corpus *corpus_open(const char *const *paths);
+/* The same of one path that is open as fd, which stays the caller's. */
+struct corpus *corpus_open_fd(int fd, const char *const *path);
 void corpus_close(struct corpus *c);
 
 struct corpus_line {

@@ -158,6 +158,8 @@ tokenizer_finish(struct tokenizer *t, char *why)
 		if ((uint32_t)t->added[i].id >= vocab)
 			vocab = (uint32_t)t->added[i].id + 1;
 	t->vocab = (int)vocab;
+	if (t->eos >= t->vocab)
+		return reason(why, "eos_token_id is %lld, and the tokenizer has %d ids", (long long)t->eos, t->vocab);
 	if (t->nadded)
 		qsort(t->added, t->nadded, sizeof *t->added, id_order);
 	make_digest(t);
@@ -342,7 +344,7 @@ tokenizer_id(const struct tokenizer *t, const char *text)
 int32_t
 tokenizer_eos(const struct tokenizer *t)
 {
-	return t->eos;
+	return (int32_t)t->eos;
 }
 
 int

@@ -268,6 +268,8 @@ load_added_tokens(struct tokenizer *t, const json_t *list, char *why)
 	const json_t *id;
 	size_t i;
 
+	if (list && !json_is_array(list))
+		return reason(why, "added_tokens is no list");
 	for (i = 0; i < json_array_size(list); i++) {
 		id = json_object_get(json_array_get(list, i), "id");
 		if (!json_is_integer(id))
@@ -422,6 +424,8 @@ load_added_decoder(struct tokenizer *t, const json_t *decoder, char *why)
 	char *end;
 	long id;
 
+	if (!json_is_object(decoder))
+		return reason(why, "added_tokens_decoder is no object");
 	json_object_foreach((json_t *)decoder, key, token) {
 		errno = 0;
 		id = strtol(key, &end, 10);
@@ -507,13 +511,13 @@ load_two_files(struct tokenizer *t, const char *directory, char *why)
 }
 
 /* The first of a list, or the only one; -1 if there is none. */
-static int32_t
+static json_int_t
 eos_id(const json_t *config)
 {
 	const json_t *id = json_object_get(config, "eos_token_id");
 
 	id = json_is_array(id) ? json_array_get(id, 0) : id;
-	return json_is_integer(id) ? (int32_t)json_integer_value(id) : -1;
+	return json_is_integer(id) ? json_integer_value(id) : -1;
 }
 
 /* generation_config.json, tokenizer_config.json, config.json: the first that says it. */

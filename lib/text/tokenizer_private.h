@@ -27,7 +27,7 @@ struct tokenizer {
 	size_t nadded, cap;
 	size_t bucket[257];		/* added tokens that start with byte c: bucket[c] .. bucket[c + 1] - 1 */
 	int vocab;
-	int32_t eos;
+	int64_t eos;
 	char digest[33];
 	json_t *config;
 	_Atomic(struct bpe_cache *) caches[TOKENIZER_CACHES];
