@@ -266,13 +266,15 @@ near_limit(float x)
 	return fabsf(x) < 0.05f;
 }
 
-/* Whether only the definition does it. */
+/* Whether only the definition does it: near a limit, and of a mixture that is the rarer side alone. */
 static int
 rare(const struct teacher_rows *t, const struct divergence *d)
 {
+	int skew = d->kind == LOSS_SKEW_KL || d->kind == LOSS_SKEW_RKL;
+
 	if (t->form == TEACHER_DENSE)
-		return d->kind == LOSS_ALPHA_BETA &&
-		    (near_limit(d->alpha) || near_limit(d->beta) || near_limit(d->alpha + d->beta));
+		return (skew && d->alpha < FLT_EPSILON) || (d->kind == LOSS_ALPHA_BETA &&
+		    (near_limit(d->alpha) || near_limit(d->beta) || near_limit(d->alpha + d->beta)));
 	if (t->form == TEACHER_TOPK_BUCKET)
 		return d->tau != 1;
 	return d->tau != 1 || (d->kind != LOSS_KD && d->kind != LOSS_FORWARD_KL);
