@@ -73,18 +73,67 @@ vec_half(const uint16_t *p)
 	return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 }
 
-/* Of 8 words the signed four bits from `shift` on. */
+/* Integers: halves are 16 bits, the rest 32. */
 static inline vec
-vec_code4(const void *p, int shift)
+vec_and(vec x, uint32_t mask)
 {
-	return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(_mm256_loadu_si256(p), 28 - shift), 28));
+	return _mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32((int)mask)));
 }
 
-/* 8 signed bytes. */
 static inline vec
-vec_code8(const void *p)
+vec_right(vec halves, int n)
 {
-	return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
+	return _mm256_castsi256_ps(_mm256_srli_epi16(_mm256_castps_si256(halves), n));
+}
+
+static inline vec
+vec_minus_halves(vec halves, vec b)
+{
+	return _mm256_castsi256_ps(_mm256_sub_epi16(_mm256_castps_si256(halves), _mm256_castps_si256(b)));
+}
+
+static inline vec
+vec_minus(vec a, vec b)
+{
+	return _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+}
+
+static inline vec
+vec_plus(vec a, vec b)
+{
+	return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+}
+
+static inline vec
+vec_times(vec a, vec b)
+{
+	return _mm256_castsi256_ps(_mm256_mullo_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+}
+
+static inline vec
+vec_integer(vec x)
+{
+	return _mm256_castsi256_ps(_mm256_cvtps_epi32(x));
+}
+
+static inline vec
+vec_float(vec integers)
+{
+	return _mm256_cvtepi32_ps(_mm256_castps_si256(integers));
+}
+
+static inline int
+dot_fuses(void)
+{
+	return 0;
+}
+
+/* sum + the products of halves, in pairs. */
+static inline vec
+dot_whole(vec sum, vec a, vec b, int fused)
+{
+	(void)fused;
+	return vec_plus(sum, _mm256_castsi256_ps(_mm256_madd_epi16(_mm256_castps_si256(a), _mm256_castps_si256(b))));
 }
 
 /* Words word .. word+3 of lines i and i+4. */
@@ -120,12 +169,13 @@ transpose(uint32_t *to, int stride, const uint32_t *const line[LANES])
 
 #include "kernels/words_f32.h"
 #include "kernels/matmul_blocks.h"
+#include "kernels/quant_blocks.h"
 
 void
 matmul_avx2(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w, const float *b,
     int m, int n, int accumulate)
 {
-	forward(y, ytype, x, xtype, w, b, m, n, accumulate);
+	(w->type == DT_U8 ? forward_quantised : forward)(y, ytype, x, xtype, w, b, m, n, accumulate);
 }
 
 void

@@ -3,18 +3,19 @@
 #include "kernels/matmul_avx512.h"
 #include "kernels/words_f32.h"
 #include "kernels/matmul_blocks.h"
+#include "kernels/quant_blocks.h"
 
 static int
 by_pairs(const struct weight *w)
 {
-	return w->type != DT_F32 && __builtin_cpu_supports("avx512bf16");
+	return w->type == DT_BF16 && __builtin_cpu_supports("avx512bf16");
 }
 
 void
 matmul_avx512(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w, const float *b,
     int m, int n, int accumulate)
 {
-	(by_pairs(w) ? matmul_avx512bf16 : forward)(y, ytype, x, xtype, w, b, m, n, accumulate);
+	(w->type == DT_U8 ? forward_quantised : by_pairs(w) ? matmul_avx512bf16 : forward)(y, ytype, x, xtype, w, b, m, n, accumulate);
 }
 
 void

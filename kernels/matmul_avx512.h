@@ -74,40 +74,72 @@ vec_half(const uint16_t *p)
 	return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
 
-/* Of 16 words the signed four bits from `shift` on. The table has 16 entries and sees no other bits. */
+/* Integers: halves are 16 bits, the rest 32. */
 static inline vec
-vec_code4(const void *p, int shift)
+vec_and(vec x, uint32_t mask)
 {
-	const vec table = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
-
-	return _mm512_permutexvar_ps(_mm512_srli_epi32(_mm512_loadu_si512(p), (unsigned)shift), table);
+	return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32((int)mask)));
 }
 
-/* The same of both halves of each word, as pairs of bf16; a table of 32 entries is twice the same 16. */
 static inline vec
-vec_code4_pair(const void *p, int shift)
+vec_right(vec halves, int n)
 {
-	const __m512i table = _mm512_broadcast_i64x4(_mm256_setr_epi16(0, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0,
-	    0x40c0, 0x40e0, (short)0xc100, (short)0xc0e0, (short)0xc0c0, (short)0xc0a0, (short)0xc080, (short)0xc040,
-	    (short)0xc000, (short)0xbf80));
-
-	return _mm512_castsi512_ps(_mm512_permutexvar_epi16(_mm512_srli_epi16(_mm512_loadu_si512(p), (unsigned)shift),
-	    table));
+	return _mm512_castsi512_ps(_mm512_srli_epi16(_mm512_castps_si512(halves), (unsigned)n));
 }
 
-/* 16 signed bytes. */
 static inline vec
-vec_code8(const void *p)
+vec_minus_halves(vec halves, vec b)
 {
-	return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
+	return _mm512_castsi512_ps(_mm512_sub_epi16(_mm512_castps_si512(halves), _mm512_castps_si512(b)));
 }
 
-/* Two numbers that bf16 holds exactly, as a pair. */
 static inline vec
-vec_pair(vec low, vec high)
+vec_minus(vec a, vec b)
 {
-	return _mm512_castsi512_ps(_mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(low), 16),
-	    _mm512_castps_si512(high)));
+	return _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+}
+
+static inline vec
+vec_plus(vec a, vec b)
+{
+	return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+}
+
+static inline vec
+vec_times(vec a, vec b)
+{
+	return _mm512_castsi512_ps(_mm512_mullo_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+}
+
+static inline vec
+vec_integer(vec x)
+{
+	return _mm512_castsi512_ps(_mm512_cvtps_epi32(x));
+}
+
+static inline vec
+vec_float(vec integers)
+{
+	return _mm512_cvtepi32_ps(_mm512_castps_si512(integers));
+}
+
+/* VNNI */
+static inline int
+dot_fuses(void)
+{
+	return __builtin_cpu_supports("avx512vnni");
+}
+
+/* sum + the products of halves, in pairs; the assembler knows VNNI where the compiler's flags do not. */
+static inline vec
+dot_whole(vec sum, vec a, vec b, int fused)
+{
+	if (fused)
+		__asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+	else
+		sum = vec_plus(sum, _mm512_castsi512_ps(_mm512_madd_epi16(_mm512_castps_si512(a),
+		    _mm512_castps_si512(b))));
+	return sum;
 }
 
 /* Words word .. word+3 of lines i, i+4, i+8, i+12. */

@@ -8,7 +8,7 @@ dot(vec sum, vec a, vec b)
 	return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
 }
 
-#include "kernels/words_pairs.h"
+enum { PAIRS = 1 };
 #include "kernels/matmul_blocks.h"
 
 void

@@ -2,10 +2,9 @@
 /*
  * matmul_blocks - the three matrix products as one blocked product C = A B
  *
- * Included by kernels/matmul_MACHINE.c after the registers (vec), dot(), the
- * multiply-add, and what kernels/quant_blocks.h makes words with. Everything is in
- * words of 32 bits along the sum: one f32, or where PAIRS is 1 two bf16, whose
- * product dot() adds up.
+ * Included by kernels/matmul_MACHINE.c after the registers (vec) and dot(), the
+ * multiply-add. Everything is in words of 32 bits along the sum: one f32, or where
+ * PAIRS is 1 two bf16, whose product dot() adds up.
  *
  *	          rows of C    columns of C    sum
  *	forward   tokens       outputs         inputs
@@ -19,7 +18,7 @@
  * block of words and is carried from block to block as f32. So each element is
  * one chain of multiply-adds in the order of the sum, whatever the tile, the
  * block, the thread and the number of rows: a row's result does not depend on
- * its company. Of quantised weights the chain is that of a group.
+ * its company. Quantised weights have tiles of their own (kernels/quant_blocks.h).
  *
  * Sizes: a strip's block stays in L1 while the panels' blocks of a group pass by it from
  * L2; the strips, and the sums that are carried, come once a group from farther away.
@@ -50,6 +49,12 @@ enum {
 	SMALL = 1 << 17,		/* multiply-adds that do not pay a second thread */
 };
 
+/* Memory to fetch while a tile is computed: words of weights, the first bytes of a step and half a panel's word; and sums. */
+struct ahead {
+	const char *words, *sums;
+	size_t words_step, sums_step;	/* bytes a word, or pair of words */
+};
+
 /* Activations: rows of cols elements. */
 struct matrix {
 	const void *data;
@@ -60,15 +65,17 @@ struct matrix {
 struct product {
 	int rows, cols;			/* of C */
 	int sum, words;			/* length of the sum, in elements and words */
-	int group;			/* words that share a scale of B's; 0: there are no scales */
+	int cut;			/* words that no block divides; 0: it may divide them anywhere */
 	void (*pack_rows)(uint32_t *a, const struct product *p, int row, int rows, int word, int words, int stride);
 	/* Returns the words of the panel at col: b, or where they lie already. */
 	const uint32_t *(*pack_cols)(uint32_t *b, const struct product *p, int col, int word, int words);
-	/* Adds a group's sums to the total: the group of the word. */
-	void (*fold)(const struct product *p, float *total, const float *sum, int rows, int col, int word);
+	/* A tile's words a times b, added to the sums where word > 0. */
+	void (*multiply)(const struct product *p, float *sums, const uint32_t *a, const uint32_t *b, int row, int rows,
+	    int col, int word, int words, const struct ahead *next);
 	void (*finish)(const struct product *p, const float *c, int row, int rows, int col);
 	struct matrix x, dy;		/* rows; and what dw has for columns */
 	const struct weight *w;
+	const struct whole *whole;	/* x in whole numbers, where weights are */
 	const float *b;
 	void *y;
 	enum dtype ytype;
@@ -91,12 +98,6 @@ even_cut(int n, int most, int unit)
 }
 
 /* Tiles: c[rows][PANEL] = (c where `carry`) + the sum over words of a[word][rows] b[word][PANEL] */
-
-/* Memory to fetch meanwhile: words of weights, the first bytes of a step and half a panel's word; and sums. */
-struct ahead {
-	const char *words, *sums;
-	size_t words_step, sums_step;	/* bytes a word, or pair of words */
-};
 
 static inline __attribute__((always_inline)) void
 tile_word(vec sum[ROWS][2], const uint32_t *a, vec b0, vec b1, int rows)
@@ -509,26 +510,6 @@ struct block {
 	float *c;
 };
 
-/* What is carried of a tile: its sums, and where these are of a group alone, the total. */
-static inline int
-carried(const struct product *p)
-{
-	return p->group ? 2 * TILE : TILE;
-}
-
-static inline int
-group_begins(const struct product *p, int word)
-{
-	return p->group ? word % p->group == 0 : word == 0;
-}
-
-/* Words from `word` on that have one scale, at most `words`. */
-static inline int
-group_words(const struct product *p, int word, int words)
-{
-	return p->group ? min(p->group - word % p->group, words) : words;
-}
-
 /* The strips' words from `word` on lie together, one block of words after the other. */
 static inline uint32_t *
 strip_at(const struct block *k, int word, int words, int strip)
@@ -536,40 +517,37 @@ strip_at(const struct block *k, int word, int words, int strip)
 	return k->a + ((size_t)(word - k->word) * (size_t)k->strips + (size_t)words * (size_t)strip) * (size_t)k->strip;
 }
 
-/* Words of a block of the span: whole groups, or an even part of one. */
+/* Words of a block of the span, an even part of it. */
 static int
 block_words(const struct block *k, int word)
 {
-	int group = k->p->group ? k->p->group : k->word_end - k->word, left = k->word_end - word;
+	int cut = k->p->cut ? WORD_BLOCK / k->p->cut * k->p->cut : even_cut(k->word_end - k->word, WORD_BLOCK, PANEL);
 
-	if (group <= WORD_BLOCK)
-		return min(WORD_BLOCK / group * group, left);
-	return min(even_cut(group, WORD_BLOCK, PANEL), min(left, group - (k->p->group ? word % group : (word - k->word))));
+	return min(cut, k->word_end - word);
 }
 
-/* A tile's words word .. word+words-1, group by group. */
+static void
+multiply_words(const struct product *p, float *sums, const uint32_t *a, const uint32_t *b, int row, int rows, int col,
+    int word, int words, const struct ahead *next)
+{
+	(void)p, (void)row, (void)col;
+	tiles[shape(rows)](sums, a, b, words, word > 0, next);
+}
+
+/* A tile's words word .. word+words-1. */
 static void
 block_tile(const struct block *k, float *sums, int s, int col, const uint32_t *b, int word, int words)
 {
 	const struct product *p = k->p;
-	int row = k->row + s * k->strip, rows = min(k->strip, k->row_end - row), end = word + words, n;
-	const uint32_t *a = strip_at(k, word, words, s);
+	int row = k->row + s * k->strip, rows = min(k->strip, k->row_end - row);
 	struct ahead ahead = { (const char *)(b + PANEL_AHEAD * PANEL), (char *)(sums + k->tile),
 	    PANEL * sizeof *b, TILE * sizeof *sums / (size_t)words + 1 };
 
-	if (end == p->words && p->finish == finish_gradient)
+	if (word + words == p->words && p->finish == finish_gradient)
 		ahead.sums = (char *)((float *)p->y + panel_index(p->w->type, p->w->k, col, row));
-	for (; word < end; word += n, a += n * shape_rows(rows), b += n * PANEL) {
-		n = group_words(p, word, end - word);
-		tiles[shape(rows)](sums, a, b, n, !group_begins(p, word), &ahead);
-		ahead.words += n * PANEL * (int)sizeof *b;
-		if (p->group && word < p->group)
-			memset(sums + TILE, 0, TILE * sizeof *sums);
-		if (p->group && (word + n == p->words || group_begins(p, word + n)))
-			p->fold(p, sums + TILE, sums, rows, col, word);
-	}
-	if (end == p->words)
-		p->finish(p, p->group ? sums + TILE : sums, row, rows, col);
+	p->multiply(p, sums, strip_at(k, word, words, s), b, row, rows, col, word, words, &ahead);
+	if (word + words == p->words)
+		p->finish(p, sums, row, rows, col);
 }
 
 /* A block of words of the panels col .. col_end-1: where each lies. */
@@ -580,7 +558,7 @@ block_pack_cols(const struct block *k, const uint32_t *panel[GROUP_PANELS], int 
 	int step = p->pack_cols == panel_across ? LANES : words, at, n, i, c;
 
 	for (at = 0; at < words; at += n) {
-		n = group_words(p, word + at, min(step, words - at));
+		n = min(step, words - at);
 		for (c = col, i = 0; c < col_end; c += PANEL, i++) {
 			const uint32_t *b = p->pack_cols(k->b + (i * words + at) * PANEL, p, c, word + at, n);
 
@@ -631,18 +609,18 @@ block_pack(const struct block *k)
 static void
 product_part(const struct product *p, const struct part *part, int strip)
 {
-	int span = even_cut(p->words, WORD_SPAN, PANEL), step = even_cut(part->row_end - part->row, ROW_BLOCK, strip);
+	int span = even_cut(p->words, WORD_SPAN, p->cut ? p->cut : PANEL), step = even_cut(part->row_end - part->row, ROW_BLOCK, strip);
 	int panels = (part->col_end - part->col + PANEL - 1) / PANEL, group, c;
 	struct block k = { .p = p, .strip = strip, .word_end = min(span, p->words) };
 	size_t a, b, sums;
 
 	if (panels == 0 || step == 0)
 		return;
-	k.tile = block_words(&k, 0) < p->words ? carried(p) : 0;
+	k.tile = block_words(&k, 0) < p->words ? TILE : 0;
 	group = min(min(GROUP_WORDS / block_words(&k, 0), GROUP_PANELS), panels);
 	a = ((size_t)(step / strip + 1) * (size_t)span * ROWS + LINE - 1) / LINE * LINE;
 	b = (size_t)(group * (min(WORD_BLOCK, span) + LANES) * PANEL);
-	sums = (size_t)(step / strip * carried(p)) * (size_t)(span < p->words ? panels : group);
+	sums = (size_t)(step / strip * TILE) * (size_t)(span < p->words ? panels : group);
 	k.a = scratch((a + b + sums) * sizeof *k.a);
 	k.b = k.a + a;
 	k.c = (float *)(k.b + b);
@@ -760,26 +738,18 @@ product_run(const struct product *p, part_function *run)
 }
 
 static void
-forward_panels(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w, const float *b,
+forward(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w, const float *b,
     int m, int n, int accumulate)
 {
 	int halves = !PAIRS && w->type == DT_BF16;
 	struct product p = {
 		.rows = m, .cols = n, .sum = w->k, .words = halves ? (w->k + 1) / 2 * 2 : (w->k + WORD - 1) / WORD,
-		.pack_rows = pack_turned, .pack_cols = halves ? panel_expanded : panel_as_is, .finish = finish_rows,
+		.pack_rows = pack_turned, .pack_cols = halves ? panel_expanded : panel_as_is, .multiply = multiply_words,
+		.finish = finish_rows,
 		.x = { x, xtype, w->k }, .w = w, .b = b, .y = y, .ytype = ytype, .accumulate = accumulate,
 	};
 
 	product_run(&p, m <= NARROW ? narrow_part : product_part);
-}
-
-#include "kernels/quant_blocks.h"
-
-static void
-forward(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w, const float *b, int m,
-    int n, int accumulate)
-{
-	(w->type == DT_U8 ? forward_quantised : forward_panels)(y, ytype, x, xtype, w, b, m, n, accumulate);
 }
 
 static void
@@ -788,7 +758,8 @@ backward_x(void *dx, enum dtype dxtype, const void *dy, enum dtype dytype, const
 {
 	struct product p = {
 		.rows = m, .cols = w->k, .sum = n, .words = (n + WORD - 1) / WORD, .pack_rows = pack_turned,
-		.pack_cols = w->type == DT_BF16 ? panel_turned_halves : panel_turned, .finish = finish_rows,
+		.pack_cols = w->type == DT_BF16 ? panel_turned_halves : panel_turned, .multiply = multiply_words,
+		.finish = finish_rows,
 		.x = { dy, dytype, n }, .w = w, .y = dx, .ytype = dxtype, .accumulate = accumulate,
 	};
 
@@ -801,7 +772,8 @@ backward_w(float *dw, const struct weight *w, const void *dy, enum dtype dytype,
 {
 	int row, step = WORD_SPAN * WORD;
 	struct product p = {
-		.rows = w->k, .cols = n, .pack_rows = pack_across, .pack_cols = panel_across, .finish = finish_gradient,
+		.rows = w->k, .cols = n, .pack_rows = pack_across, .pack_cols = panel_across, .multiply = multiply_words,
+		.finish = finish_gradient,
 		.x = { x, xtype, w->k }, .dy = { dy, dytype, n }, .w = w, .y = dw,
 	};
 

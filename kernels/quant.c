@@ -18,50 +18,51 @@ quant_bytes_cpu(const struct quant *q, int n, int k)
 	return (size_t)((n + PANEL - 1) / PANEL) * quant_panel_bytes(q, k);
 }
 
+/* Codes of a word, and the least of them. */
 static int
-shift(int i)
+word_codes(const struct weight *w)
 {
-	return 16 * (i % 2) + 4 * (i % QUANT_WORD / 2);
+	return 32 / w->quant.bits;
 }
 
-/* The byte, or the word, that holds the code of output o and place i. */
-static char *
-code_at(const struct weight *w, int o, int i)
+static int
+least(const struct weight *w)
+{
+	return -(1 << (w->quant.bits - 1));
+}
+
+static int
+shift(const struct weight *w, int i)
+{
+	return 16 * (i % 2) + w->quant.bits * (i % word_codes(w) / 2);
+}
+
+/* The word that holds the code of output o and place i. */
+static uint32_t *
+word_at(const struct weight *w, int o, int i)
 {
 	char *codes = quant_group(w, o, i / w->quant.group) + quant_head(&w->quant);
-	size_t place = (size_t)(i % w->quant.group), lane = (size_t)(o % PANEL);
 
-	return w->quant.bits == 8 ? codes + place * PANEL + lane : codes + (place / QUANT_WORD * PANEL + lane) * 4;
+	return (uint32_t *)codes + i % w->quant.group / word_codes(w) * PANEL + o % PANEL;
 }
 
-/* Places i .. i+7 of output row + o. */
+/* The word of places i .. of output row + o. */
 static void
-put_unit(const struct weight *w, int row, int o, int rows, int i, const int8_t *codes)
+put_word(const struct weight *w, int row, int o, int rows, int i, const int8_t *codes)
 {
-	char *at = code_at(w, row + o, i);
 	uint32_t word = 0;
-	int end = w->k < i + QUANT_WORD ? w->k : i + QUANT_WORD, j;
+	int end = w->k < i + word_codes(w) ? w->k : i + word_codes(w), j;
 
 	codes += (size_t)i * (size_t)rows + (size_t)o;
 	for (j = i; j < end; j++, codes += rows)
-		if (w->quant.bits == 8)
-			at[(j - i) * PANEL] = (char)*codes;
-		else
-			word |= (uint32_t)(*codes & 15) << shift(j);
-	if (w->quant.bits == 4)
-		memcpy(at, &word, sizeof word);
+		word |= (uint32_t)(*codes - least(w)) << shift(w, j);
+	*word_at(w, row + o, i) = word;
 }
 
 static int
 get_code(const struct weight *w, int o, int i)
 {
-	const char *at = code_at(w, o, i);
-	uint32_t word;
-
-	if (w->quant.bits == 8)
-		return *(const int8_t *)at;
-	memcpy(&word, at, sizeof word);
-	return (int)((word >> shift(i) & 15) ^ 8) - 8;
+	return (int)(*word_at(w, o, i) >> shift(w, i) & ((1u << w->quant.bits) - 1)) + least(w);
 }
 
 void
@@ -78,9 +79,9 @@ quant_put_cpu(struct weight *w, int row, int rows, const int8_t *codes, const ui
 			if (w->quant.asymmetric)
 				head[PANEL] = zeros ? f32_to_f16(zeros[(size_t)g * n + (size_t)o]) : 0;
 		}
-	for (i = 0; i < w->k; i += QUANT_WORD)
+	for (i = 0; i < w->k; i += word_codes(w))
 		for (o = 0; o < rows; o++)
-			put_unit(w, row, o, rows, i, codes);
+			put_word(w, row, o, rows, i, codes);
 }
 
 /* W of output o at place i. */

@@ -6,10 +6,9 @@
  *
  *	scales [PANEL] f16, zeros [PANEL] f16 where asymmetric, codes
  *
- * Codes of 4 bits: words of 32 bits [inputs / 8][PANEL]; of a word's 8 inputs number i has the bits from
- * 16 (i % 2) + 4 (i / 2) on: neighbours lie one above the other in the halves, as products of pairs want them.
- * Codes of 8 bits: bytes [inputs][PANEL]. Both are two's complement. The inputs of the last group are filled
- * up to a multiple of 8 by codes of 0.
+ * Codes lie in words of 32 bits [inputs / (32 / bits)][PANEL]; of a word's inputs number i has the bits from
+ * 16 (i % 2) + bits (i / 2) on: neighbours lie one above the other in the halves, as products of pairs want them.
+ * They count from the least: -2^(bits-1) is 0. The last group is filled up to a multiple of 8 inputs.
  */
 #ifndef KERNELS_QUANT_H
 #define KERNELS_QUANT_H
@@ -19,7 +18,7 @@
 #include "kernels/op.h"
 #include "kernels/panel.h"
 
-enum { QUANT_WORD = 8 };	/* inputs that always lie together */
+enum { QUANT_WORD = 8 };	/* inputs that groups are filled up to */
 
 /* Inputs with those that fill up the last group. */
 static inline int

@@ -1,76 +1,207 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * quant_blocks - products with quantised weights, in the terms of kernels/matmul_blocks.h
+ * quant_blocks - products with quantised weights, in whole numbers
  *
- * Included after it. The codes less their zeros are whole numbers, exact in f32 and bf16, and take the place of
- * weights: the products of a group are one chain of multiply-adds from 0, and groups are added up in their
- * order, each multiplied by its scale:
+ * Included after kernels/matmul_blocks.h by machines whose words are f32. The sum is cut into at most CUT inputs
+ * of one group. Activations become integers of 16 bits under a power of two that is the cut's: all bits of a bf16
+ * that is not 128 times smaller than the cut's largest, and of others more than rounding takes off the largest.
+ * Codes and activations are multiplied and added up exactly, so in any order, and each cut's sum counts once:
  *
- *	total = scale x sum + total
+ *	total = (power of two x sum) x scale + total
  *
- * That is the order for any number of rows. Where there are many, codes are expanded to words of a panel in L1
- * and go through the tiles; a few rows use them from registers, while the codes stream in from memory. The
- * machine says how words are made: code4_word() of symmetric codes of 4 bits, word_of() of WORD numbers.
+ * which has one order for any number of rows. What f32 has to stay f32 is multiplied a second time by what the
+ * integers left of x. A word is two integers. Where there are many rows, codes are expanded to words of a panel,
+ * less their zeros; a few rows use them from registers, while they stream in from memory, and start from what the
+ * zeros take off the sum.
  */
+#include <math.h>
+#include <string.h>
+
 #include "kernels/quant.h"
 
 enum {
-	UNIT = QUANT_WORD / WORD,	/* words of the inputs that lie together */
-	STREAMS = 4 * LANES / PANEL,	/* panels at once for one row */
-	FETCH = 2048,			/* bytes ahead */
+	CUT = 128,
+	ONCE = NARROW,			/* rows that use the codes as they stream in */
+	CHAINS = 4,			/* sums of one row, which hide each other's latency */
+	FETCH = 4096,			/* bytes ahead */
 };
 
-/* Word `word` of the unit of codes at p, of LANES outputs from h on; zero NULL: symmetric. */
-static inline __attribute__((always_inline)) vec
-code_word(const char *p, int bits, int word, int h, const vec *zero)
+/* Activations in whole numbers: x[r, i] = scale x integer. */
+struct whole {
+	uint32_t *x;			/* [rows][words], pairs of 16 bits */
+	float *scale;			/* [cuts][stride] */
+	int32_t *sum;			/* [cuts][stride]: of the integers */
+	int words, cut, stride;		/* cut: words of one */
+};
+
+/* The widest cut of whole groups: groups are cut evenly, a single one may leave a rest. */
+static int
+cut_inputs(const struct quant *q, int k)
 {
-	vec x[WORD];
+	int n = CUT;
+
+	if (q->group < k)
+		for (n = min(CUT, q->group); q->group % n; )
+			n -= QUANT_WORD;
+	return n;
+}
+
+/* The integers of a cut, zeros behind its end, and their sum; x becomes what is left. Of what is not finite the scale is NaN. */
+static void
+whole_cut(float x[CUT], int16_t to[CUT], float *scale, int32_t *sum)
+{
+	enum { LEAST = 16, MAGIC = 0x4b400000 };	/* 1.5 x 2^23: the sum's low bits are the integer */
+	uint32_t bits[CUT], most = 0, power[3];
+	float factor[3];			/* of x, of the integers, and the magic */
+	int32_t total = 0;
 	int i;
 
-	if (bits == 4 && !zero)
-		return code4_word(p + h * 4, word);
-	#pragma GCC unroll 2
-	for (i = 0; i < WORD; i++) {
-		int input = word * WORD + i;
+	memcpy(bits, x, sizeof bits);
+	for (i = 0; i < CUT; i++)
+		most = (bits[i] & 0x7fffffff) > most ? bits[i] & 0x7fffffff : most;
+	most >>= 23;
+	*scale = most == 255 ? NAN : 0;
+	most = most < LEAST ? LEAST : most;
+	power[0] = (268 - most) << 23;
+	power[1] = (most - 14) << 23;
+	power[2] = MAGIC;
+	memcpy(factor, power, sizeof factor);
+	for (i = 0; i < CUT; i++) {
+		float y = x[i] * factor[0] + factor[2], top = factor[2] + INT16_MAX;
+		uint32_t integer;
 
-		x[i] = bits == 4 ? vec_code4(p + h * 4, 16 * (input % 2) + 4 * (input / 2)) :
-		    vec_code8(p + input * PANEL + h);
-		if (zero)
-			x[i] -= *zero;
+		y = y < top ? y : top;
+		memcpy(&integer, &y, sizeof y);
+		to[i] = (int16_t)integer;
+		total += (int32_t)(integer - MAGIC);
+		x[i] -= (y - factor[2]) * factor[1];
 	}
-	return word_of(x);
+	*scale += factor[1];
+	*sum = total;
 }
 
-/* Where the group of a word begins. */
-static inline const char *
-group_at(const struct product *p, int col, int word)
+static void
+whole_row(const struct whole *h, int row, const void *x, enum dtype type, const struct weight *w, int part)
 {
-	return quant_group(p->w, col, word / p->group);
+	const int *order = w->quant.order;
+	uint32_t *to = h->x + (size_t)row * (size_t)h->words;
+	size_t from = (size_t)row * (size_t)w->k, out = (size_t)row;
+	const float *f = (const float *)x + from;
+	const uint16_t *half = (const uint16_t *)x + from;
+	int16_t integers[CUT];
+	float line[CUT];
+	int at, i, n, p;
+
+	for (at = 0; at < h->words; at += h->cut, out += (size_t)h->stride, f += n, half += n) {
+		n = min(2 * h->cut, w->k - 2 * at);
+		for (i = n; i < CUT; i++)
+			line[i] = 0;
+		for (i = 0; i < n && order; i++)
+			line[i] = type == DT_BF16 ? bf16_to_f32(((const uint16_t *)x)[from + (size_t)order[2 * at + i]]) :
+			    ((const float *)x)[from + (size_t)order[2 * at + i]];
+		for (i = 0; i < n && !order; i++)
+			line[i] = type == DT_BF16 ? bf16_to_f32(half[i]) : f[i];
+		for (p = 0; p <= part; p++)
+			whole_cut(line, integers, &h->scale[out], &h->sum[out]);
+		memcpy(to + at, integers, (size_t)min(h->cut, h->words - at) * sizeof *to);
+	}
 }
 
-/* The codes of a word, which is the first of a unit. */
-static inline const char *
-codes_at(const struct product *p, int col, int word)
+/* All rows of x, or what is left of it; to be freed. The scales of rows that only tiles have are zeros. */
+static struct whole
+whole_new(const void *x, enum dtype type, const struct weight *w, int rows, int part)
 {
-	return group_at(p, col, word) + quant_head(&p->w->quant) +
-	    quant_codes(&p->w->quant, word % p->group * WORD);
+	int words = quant_padded(w->k) / 2, cut = cut_inputs(&w->quant, w->k) / 2, cuts = (words + cut - 1) / cut, r;
+	struct whole h = { .words = words, .cut = cut, .stride = rows + ROWS };
+	size_t scales = (size_t)cuts * (size_t)h.stride;
+
+	h.x = alloc_cpu(((size_t)rows * (size_t)words + 2 * scales) * sizeof *h.x);
+	if (!h.x)
+		die("no memory for a matrix product");
+	h.scale = (float *)(h.x + (size_t)rows * (size_t)words);
+	h.sum = (int32_t *)(h.scale + scales);
+	memset(h.scale, 0, 2 * scales * sizeof *h.scale);
+	if (rows == 1)
+		whole_row(&h, 0, x, type, w, part);
+	else
+		#pragma omp parallel for
+		for (r = 0; r < rows; r++)
+			whole_row(&h, r, x, type, w, part);
+	return h;
+}
+
+/* A cut of a panel and of rows: the scales of outputs and of rows, and the codes. */
+struct cut {
+	const char *group, *codes;
+	const float *scale;
+	const int32_t *sum;
+	int left;			/* words of the group from here on */
+};
+
+static inline struct cut
+cut_at(const struct product *p, int row, int col, int word)
+{
+	const struct quant *q = &p->w->quant;
+	size_t at = (size_t)(word / p->cut) * (size_t)p->whole->stride + (size_t)row;
+	const char *group = quant_group(p->w, col, word * 2 / q->group);
+	int within = word * 2 % q->group;
+
+	return (struct cut){ group, group + quant_head(q) + quant_codes(q, within), p->whole->scale + at,
+	    p->whole->sum + at, (q->group - within) / 2 };
+}
+
+static inline void
+cut_next(struct cut *k, const struct product *p)
+{
+	const struct quant *q = &p->w->quant;
+
+	k->codes += quant_codes(q, p->cut * 2);
+	k->scale += p->whole->stride;
+	k->sum += p->whole->stride;
+	k->left -= p->cut;
+	if (k->left <= 0) {
+		k->group = k->codes;
+		k->codes += quant_head(q);
+		k->left = q->group / 2;
+	}
+}
+
+/* Pair number `pair` of LANES words of codes. */
+static inline __attribute__((always_inline)) vec
+code_pair(vec codes, int bits, int pair)
+{
+	vec x = pair ? vec_right(codes, bits * pair) : codes;
+
+	return bits * (pair + 1) == 16 ? x : vec_and(x, bits == 4 ? 0x000f000f : 0x00ff00ff);
+}
+
+/* Zeros of LANES outputs from h on, as integers of the codes that lie there. */
+static inline __attribute__((always_inline)) vec
+code_zeros(const char *group, int h, int bits, int asymmetric)
+{
+	const uint32_t middle = 1u << (bits - 1);
+	vec zero = vec_word(&middle);
+
+	if (asymmetric)
+		zero = vec_plus(zero, vec_integer(vec_half((const uint16_t *)group + PANEL + h)));
+	return zero;
 }
 
 static inline __attribute__((always_inline)) void
-expand(uint32_t *b, const struct product *p, int col, int word, int words, int bits, int asymmetric)
+expand(uint32_t *b, const char *group, const char *codes, int words, int bits, int asymmetric)
 {
-	const char *codes = codes_at(p, col, word);
-	const uint16_t *zeros = (const uint16_t *)group_at(p, col, word) + PANEL;
+	const int pairs = 16 / bits;
+	const uint32_t both = 0x10001;
 	int i, j, h;
 
 	for (h = 0; h < PANEL; h += LANES) {
-		vec zero = asymmetric ? vec_half(zeros + h) : (vec){ 0 };
-		const char *unit = codes;
+		vec zero = vec_times(code_zeros(group, h, bits, asymmetric), vec_word(&both));
+		const char *from = codes + h * 4;
 
-		for (i = 0; i < words; i += UNIT, unit += UNIT * WORD * PANEL * bits / 8)
-			#pragma GCC unroll 8
-			for (j = 0; j < UNIT; j++)
-				vec_store(b + (i + j) * PANEL + h, code_word(unit, bits, j, h, asymmetric ? &zero : NULL));
+		for (i = 0; i < words; i += pairs, from += PANEL * 4)
+			#pragma GCC unroll 4
+			for (j = 0; j < pairs; j++)
+				vec_store(b + (i + j) * PANEL + h, vec_minus_halves(code_pair(vec_load(from), bits, j), zero));
 	}
 }
 
@@ -78,186 +209,239 @@ static const uint32_t *
 panel_codes(uint32_t *b, const struct product *p, int col, int word, int words)
 {
 	const struct quant *q = &p->w->quant;
+	struct cut k = cut_at(p, 0, col, word);
+	int at, n;
 
-	if (q->bits == 4 && !q->asymmetric)
-		expand(b, p, col, word, words, 4, 0);
-	else
-		expand(b, p, col, word, words, q->bits, q->asymmetric);
+	for (at = 0; at < words; at += n, cut_next(&k, p)) {
+		n = min(p->cut, words - at);
+		if (q->bits == 4)
+			expand(b + at * PANEL, k.group, k.codes, n, 4, q->asymmetric);
+		else
+			expand(b + at * PANEL, k.group, k.codes, n, 8, q->asymmetric);
+	}
 	return b;
 }
 
-/* total = scale sum + total, of the group of a word. */
-static void
-fold_group(const struct product *p, float *total, const float *sum, int rows, int col, int word)
+/* A cut's sums of two vectors of outputs from h on go to the total. */
+static inline __attribute__((always_inline)) void
+settle(float *total, vec sum[][2], const struct cut *k, int h, int rows)
 {
-	const uint16_t *scales = (const uint16_t *)group_at(p, col, word);
-	int r, h;
+	const uint16_t *scales = (const uint16_t *)k->group + h;
+	vec scale0 = vec_half(scales), scale1 = vec_half(scales + LANES);
+	int r;
 
-	for (h = 0; h < PANEL; h += LANES) {
-		vec scale = vec_half(scales + h);
-
-		for (r = 0; r < rows; r++)
-			vec_store(total + r * PANEL + h, vec_fma(vec_load(total + r * PANEL + h), scale,
-			    vec_load(sum + r * PANEL + h)));
+	total += h;
+	#pragma GCC unroll 12
+	for (r = 0; r < rows; r++, total += PANEL) {
+		vec_store(total, vec_fma(vec_load(total), vec_float(sum[r][0]) * k->scale[r], scale0));
+		vec_store(total + LANES, vec_fma(vec_load(total + LANES), vec_float(sum[r][1]) * k->scale[r], scale1));
 	}
 }
 
-/* Codes of a group in `panels` panels, from column h of the first on, and where they lie. */
-struct codes {
-	const char *group;
-	size_t panel;			/* bytes from panel to panel */
-	int h;
-};
-
-static inline __attribute__((always_inline)) const char *
-panel_of(const struct codes *k, int v)
-{
-	return k->group + (size_t)((k->h + v * LANES) / PANEL) * k->panel;
-}
-
-static inline __attribute__((always_inline)) int
-lane_of(const struct codes *k, int v)
-{
-	return (k->h + v * LANES) % PANEL;
-}
-
-/* A strip of rows, x [words][rows], times a group of so many vectors of outputs: total [panels][rows][PANEL]. */
 static inline __attribute__((always_inline)) void
-stream_group(float *total, const uint32_t *x, const struct codes *k, int words, int bits, int asymmetric, int rows,
-    int vectors)
+whole_tile(float *total, const uint32_t *a, const uint32_t *b, int words, const struct cut *k,
+    const struct ahead *next, int rows, int fused)
 {
-	size_t head = (size_t)PANEL * 2 * (asymmetric ? 2 : 1), unit = (size_t)QUANT_WORD * PANEL * (size_t)bits / 8;
-	vec sum[ROWS][4], zero[4], scale;
-	int word, i, v, r;
+	size_t words_step = next->words_step, sums_step = next->sums_step;
+	const char *sums = next->sums;
+	int h, r, i, j;
 
-	#pragma GCC unroll 4
-	for (v = 0; v < vectors; v++) {
-		zero[v] = asymmetric ? vec_half((const uint16_t *)panel_of(k, v) + PANEL + lane_of(k, v)) : (vec){ 0 };
+	for (h = 0; h < PANEL; h += 2 * LANES) {
+		const char *p = next->words + h * (int)sizeof *b;
+		const uint32_t *ai = a, *bi = b + h;
+		vec sum[ROWS][2];
+
 		#pragma GCC unroll 12
 		for (r = 0; r < rows; r++)
-			sum[r][v] = (vec){ 0 };
-	}
-	for (word = 0; word < words; word += UNIT, head += unit, x += UNIT * rows) {
-		#pragma GCC unroll 8
-		for (i = 0; i < vectors * LANES * bits; i += LINE)
-			_mm_prefetch(panel_of(k, i / (LANES * bits)) + head + k->h % PANEL * bits + i % (PANEL * bits) + FETCH,
-			    _MM_HINT_T0);
-		#pragma GCC unroll 8
-		for (i = 0; i < UNIT; i++) {
-			vec w[4], xi;
+			sum[r][0] = sum[r][1] = (vec){ 0 };
+		for (i = 0; i < words; i += 2, ai += 2 * rows, bi += 2 * PANEL) {
+			_mm_prefetch(ai + STRIP_AHEAD * rows, _MM_HINT_T0);
+			_mm_prefetch(ai + STRIP_AHEAD * rows + LINE / 4, _MM_HINT_T0);
+			#pragma GCC unroll 2
+			for (j = 0; j < 2; j++) {
+				vec b0 = vec_load(bi + j * PANEL), b1 = vec_load(bi + j * PANEL + LANES);
 
-			#pragma GCC unroll 4
-			for (v = 0; v < vectors; v++)
-				w[v] = code_word(panel_of(k, v) + head, bits, i, lane_of(k, v), asymmetric ? &zero[v] : NULL);
-			#pragma GCC unroll 12
-			for (r = 0; r < rows; r++) {
-				xi = vec_word(x + i * rows + r);
-				#pragma GCC unroll 4
-				for (v = 0; v < vectors; v++)
-					sum[r][v] = dot(sum[r][v], xi, w[v]);
+				_mm_prefetch(p, _MM_HINT_T0);
+				if (2 * LANES == PANEL)
+					_mm_prefetch(p + LINE, _MM_HINT_T0);
+				_mm_prefetch(sums, _MM_HINT_T0);
+				#pragma GCC unroll 12
+				for (r = 0; r < rows; r++) {
+					vec x = vec_word(ai + j * rows + r);
+
+					sum[r][0] = dot_whole(sum[r][0], x, b0, fused);
+					sum[r][1] = dot_whole(sum[r][1], x, b1, fused);
+				}
+				p += words_step;
+				sums += sums_step;
 			}
 		}
-	}
-	#pragma GCC unroll 4
-	for (v = 0; v < vectors; v++) {
-		float *to = total + (k->h + v * LANES) / PANEL * rows * PANEL + lane_of(k, v);
-
-		scale = vec_half((const uint16_t *)panel_of(k, v) + lane_of(k, v));
-		#pragma GCC unroll 12
-		for (r = 0; r < rows; r++)
-			vec_store(to + r * PANEL, vec_fma(vec_load(to + r * PANEL), scale, sum[r][v]));
+		settle(total, sum, k, h, rows);
 	}
 }
 
-/* All groups of the panels from col on. Four chains hide the latency of one row; of more, two vectors fill the registers. */
+/* A strip of rows times a cut of codes, from memory. One row has a sum for every CHAINS-th word. */
 static inline __attribute__((always_inline)) void
-stream(float *c, const struct product *p, const uint32_t *x, int col, int bits, int asymmetric, int rows,
-    int panels)
+whole_stream(float *total, const uint32_t *x, int words, const struct cut *k, int bits, int asymmetric, int rows,
+    int fused)
 {
-	const int vectors = rows == 1 && panels * PANEL >= 4 * LANES ? 4 : 2;
-	struct codes k = { group_at(p, col, 0), quant_panel_bytes(&p->w->quant, p->w->k), 0 };
-	int word;
+	const int pairs = 16 / bits, chains = rows == 1 ? CHAINS : 1;
+	vec sum[ROWS][2];
+	int h, i, j, r, v;
 
-	memset(c, 0, (size_t)(panels * rows * PANEL) * sizeof *c);
-	for (word = 0; word < p->words; word += p->group) {
-		int words = min(p->group, p->words - word);
+	for (h = 0; h < PANEL; h += 2 * LANES) {
+		const char *from = k->codes + h * 4;
+		const uint32_t *xi = x;
 
+		#pragma GCC unroll 2
+		for (v = 0; v < 2; v++) {
+			vec zero = code_zeros(k->group, h + v * LANES, bits, asymmetric);
+
+			#pragma GCC unroll 12
+			for (r = 0; r < rows; r++)
+				sum[r][v] = vec_minus((vec){ 0 }, vec_times(zero, vec_word((const uint32_t *)k->sum + r)));
+			#pragma GCC unroll 4
+			for (r = 1; r < chains; r++)
+				sum[r][v] = (vec){ 0 };
+		}
+		for (i = 0; i < words; i += CHAINS, from += CHAINS / pairs * PANEL * 4)
+			#pragma GCC unroll 4
+			for (j = 0; j < CHAINS; j++, xi += rows) {
+				const char *line = from + j / pairs * PANEL * 4;
+				vec b0 = code_pair(vec_load(line), bits, j % pairs);
+				vec b1 = code_pair(vec_load(line + LANES * 4), bits, j % pairs);
+
+				if (j % pairs == 0) {
+					_mm_prefetch(line + FETCH, _MM_HINT_T0);
+					if (2 * LANES == PANEL)
+						_mm_prefetch(line + FETCH + LINE, _MM_HINT_T0);
+				}
+				#pragma GCC unroll 12
+				for (r = 0; r < rows; r++) {
+					vec xr = vec_word(xi + r);
+
+					sum[r + j % chains][0] = dot_whole(sum[r + j % chains][0], xr, b0, fused);
+					sum[r + j % chains][1] = dot_whole(sum[r + j % chains][1], xr, b1, fused);
+				}
+			}
 		#pragma GCC unroll 4
-		for (k.h = 0; k.h < panels * PANEL; k.h += vectors * LANES)
-			stream_group(c, x + word * rows, &k, words, bits, asymmetric, rows, vectors);
-		k.group += quant_head(&p->w->quant) + quant_codes(&p->w->quant, words * WORD);
+		for (r = 1; r < chains; r++)
+			#pragma GCC unroll 2
+			for (v = 0; v < 2; v++)
+				sum[0][v] = vec_plus(sum[0][v], sum[r][v]);
+		settle(total, sum, k, h, rows);
 	}
 }
 
-typedef void stream_function(float *c, const struct product *p, const uint32_t *x, int col);
-#define STREAM(name, ...) \
+/* Both of a number of rows, for CPUs with and without a fused dot product. */
+struct whole_kernel {
+	void (*tile)(float *total, const uint32_t *a, const uint32_t *b, int words, const struct cut *k,
+	    const struct ahead *next);
+	void (*stream)(float *total, const uint32_t *x, int words, const struct cut *k, const struct quant *q);
+};
+#define WHOLE(name, rows, fused) \
 	static void \
-	name(float *c, const struct product *p, const uint32_t *x, int col) \
+	name ## _tile(float *total, const uint32_t *a, const uint32_t *b, int words, const struct cut *k, \
+	    const struct ahead *next) \
 	{ \
-		const struct quant *q = &p->w->quant; \
-		\
+		whole_tile(total, a, b, words, k, next, rows, fused); \
+	} \
+	\
+	static void \
+	name ## _stream(float *total, const uint32_t *x, int words, const struct cut *k, const struct quant *q) \
+	{ \
 		if (q->bits == 4 && !q->asymmetric) \
-			stream(c, p, x, col, 4, 0, __VA_ARGS__); \
-		else if (q->bits == 8 && !q->asymmetric) \
-			stream(c, p, x, col, 8, 0, __VA_ARGS__); \
+			whole_stream(total, x, words, k, 4, 0, rows, fused); \
+		else if (q->bits == 4) \
+			whole_stream(total, x, words, k, 4, 1, rows, fused); \
 		else \
-			stream(c, p, x, col, q->bits, q->asymmetric, __VA_ARGS__); \
+			whole_stream(total, x, words, k, 8, q->asymmetric, rows, fused); \
 	}
-STREAM(stream_one, 1, 1)
-STREAM(stream_side_by_side, 1, STREAMS)
-STREAM(stream_1, ROW_UNIT, 1)
-STREAM(stream_2, 2 * ROW_UNIT, 1)
-STREAM(stream_3, 3 * ROW_UNIT, 1)
-static stream_function *const streams[] = { stream_one, stream_1, stream_2, stream_3 };
+WHOLE(whole_one, 1, 0)
+WHOLE(whole_1, ROW_UNIT, 0)
+WHOLE(whole_2, 2 * ROW_UNIT, 0)
+WHOLE(whole_3, 3 * ROW_UNIT, 0)
+WHOLE(fused_one, 1, 1)
+WHOLE(fused_1, ROW_UNIT, 1)
+WHOLE(fused_2, 2 * ROW_UNIT, 1)
+WHOLE(fused_3, 3 * ROW_UNIT, 1)
 
-/* A thread's share of the panels: one row takes STREAMS at once, and each strip reads the codes again, from the cache. */
+static const struct whole_kernel *
+whole_kernel(int rows)
+{
+	static const struct whole_kernel apart[] = {
+		{ whole_one_tile, whole_one_stream }, { whole_1_tile, whole_1_stream }, { whole_2_tile, whole_2_stream },
+		{ whole_3_tile, whole_3_stream },
+	}, fused[] = {
+		{ fused_one_tile, fused_one_stream }, { fused_1_tile, fused_1_stream }, { fused_2_tile, fused_2_stream },
+		{ fused_3_tile, fused_3_stream },
+	};
+
+	return (dot_fuses() ? fused : apart) + shape(rows);
+}
+
+/* A tile, cut by cut. */
+static void
+multiply_whole(const struct product *p, float *total, const uint32_t *a, const uint32_t *b, int row, int rows, int col,
+    int word, int words, const struct ahead *next)
+{
+	struct cut k = cut_at(p, row, col, word);
+	struct ahead ahead = *next;
+	int end = word + words, n;
+
+	if (word == 0)
+		memset(total, 0, TILE * sizeof *total);
+	for (; word < end; word += n, a += n * shape_rows(rows), b += n * PANEL, cut_next(&k, p)) {
+		n = min(p->cut, end - word);
+		whole_kernel(rows)->tile(total, a, b, n, &k, &ahead);
+		ahead.words += (size_t)n * ahead.words_step;
+	}
+}
+
+/* A thread's share of the panels: the strips take turns at each cut, which the first brings from memory. */
 static void
 stream_part(const struct product *p, const struct part *part, int strip)
 {
 	const uint32_t *x = narrow_pack(p, strip);
-	float c[ROWS * PANEL];		/* ROWS > STREAMS */
-	int i, row, col, side;
+	float total[(ONCE + ROWS) * PANEL];	/* shapes have more rows than strips */
+	int row, col, word, words;
 
-	for (col = part->col; col < part->col_end; col += side * PANEL) {
-		side = p->rows == 1 && col + STREAMS * PANEL <= part->col_end ? STREAMS : 1;
-		for (row = 0; row < p->rows; row += strip) {
-			int rows = min(strip, p->rows - row);
+	for (col = part->col; col < part->col_end; col += PANEL) {
+		struct cut k = cut_at(p, 0, col, 0);
 
-			(side > 1 ? stream_side_by_side : streams[shape(rows)])(c, p, x + (size_t)row * (size_t)p->words, col);
-			for (i = 0; i < side; i++)
-				p->finish(p, c + i * rows * PANEL, row, rows, col + i * PANEL);
+		memset(total, 0, (size_t)(p->rows * PANEL) * sizeof *total);
+		for (word = 0; word < p->words; word += words, cut_next(&k, p)) {
+			words = min(p->cut, p->words - word);
+			for (row = 0; row < p->rows; row += strip) {
+				int rows = min(strip, p->rows - row);
+				struct cut of = k;
+
+				of.scale += row;
+				of.sum += row;
+				whole_kernel(rows)->stream(total + row * PANEL, x + (size_t)row * (size_t)p->words +
+				    (size_t)(word * shape_rows(rows)), words, &of, &p->w->quant);
+			}
 		}
+		p->finish(p, total, 0, p->rows, col);
 	}
-}
-
-/* x with its columns in the order of the weight's places; to be freed. */
-static void *
-ordered(const void *x, size_t size, const struct weight *w, int m)
-{
-	char *y = alloc_cpu((size_t)m * (size_t)w->k * size);
-	const char *from = x;
-	int r, i;
-
-	if (!y)
-		die("no memory for a matrix product");
-	for (r = 0; r < m; r++, from += (size_t)w->k * size)
-		for (i = 0; i < w->k; i++)
-			memcpy(y + ((size_t)r * (size_t)w->k + (size_t)i) * size, from + (size_t)w->quant.order[i] * size, size);
-	return y;
 }
 
 static void
 forward_quantised(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w, const float *b,
     int m, int n, int accumulate)
 {
-	void *turned = w->quant.order ? ordered(x, xtype == DT_BF16 ? 2 : 4, w, m) : NULL;
-	struct product p = {
-		.rows = m, .cols = n, .sum = w->k, .words = quant_padded(w->k) / WORD, .group = w->quant.group / WORD,
-		.pack_rows = pack_turned, .pack_cols = panel_codes, .finish = finish_rows, .fold = fold_group,
-		.x = { turned ? turned : x, xtype, w->k }, .w = w, .b = b, .y = y, .ytype = ytype,
-		.accumulate = accumulate,
-	};
+	int parts = xtype == DT_F32 && ytype == DT_F32 ? 2 : 1, part;
 
-	product_run(&p, m <= NARROW ? stream_part : product_part);
-	free_cpu(turned);
+	for (part = 0; part < parts; part++) {
+		struct whole whole = whole_new(x, xtype, w, m, part);
+		struct product p = {
+			.rows = m, .cols = n, .sum = whole.words, .words = whole.words, .cut = whole.cut, .pack_rows = pack_turned,
+			.pack_cols = panel_codes, .multiply = multiply_whole, .finish = finish_rows,
+			.x = { whole.x, DT_F32, whole.words }, .w = w, .whole = &whole, .b = part ? NULL : b, .y = y,
+			.ytype = ytype, .accumulate = part || accumulate,
+		};
+
+		product_run(&p, m <= ONCE ? stream_part : product_part);
+		free_cpu(whole.x);
+	}
 }

@@ -11,16 +11,4 @@ dot(vec sum, vec a, vec b)
 	return vec_fma(sum, a, b);
 }
 
-static inline vec
-code4_word(const void *p, int word)
-{
-	return vec_code4(p, 16 * (word % 2) + 4 * (word / 2));
-}
-
-static inline vec
-word_of(const vec *x)
-{
-	return *x;
-}
-
 #endif

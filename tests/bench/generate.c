@@ -209,15 +209,6 @@ prefill(struct model *m)
 	session_free(s);
 }
 
-/* What llama.cpp reads: blocks of 32 inputs, 18 bytes of Q4_0, 34 of the head's Q8_0. */
-static double
-q4_0_bytes(const struct model *m)
-{
-	size_t bytes, head = (size_t)m->head.n * (size_t)m->head.k;
-
-	return (double)(read_for_token(m, &bytes) - head) * 18 / 32 + (double)head * 34 / 32;
-}
-
 /* Seconds of a step, the median. */
 static double
 decode(struct model *m, int streams)
@@ -240,9 +231,6 @@ decode(struct model *m, int streams)
 		seconds[i] = peak_now() - t;
 		share[i] = (double)token_bytes(m) / seconds[i] / ((before + read_rate(m)) / 2);
 	}
-	if (m->head.type == DT_U8 && streams == 1)
-		printf("llama.cpp's Q4_0 would read %.0f MB at 0.77 of the rate: %.2f times as fast as that\n", 1e-6 * q4_0_bytes(m),
-		    median(share, STEPS) / 0.77 * q4_0_bytes(m) / (double)token_bytes(m));
 	seconds[0] = median(seconds, STEPS);
 	printf("decode of %2d streams: %5.1f tokens/s, %.1f ms a step, %.0f %% of reading all weights once\n", streams,
 	    streams / seconds[0], 1e3 * seconds[0], 100 * median(share, STEPS));
