@@ -27,11 +27,14 @@ struct batch_case {
 	struct grpo_sums sums;
 };
 
+/* The first name where none is given, -1 where it is unknown. */
 static int
 index_of(const char *name, const char *const *names)
 {
 	int i;
 
+	if (!*name)
+		return 0;
 	for (i = 0; names[i]; i++)
 		if (!strcmp(name, names[i]))
 			return i;
@@ -45,9 +48,9 @@ options_read(struct grpo *g, const json_t *o)
 	static const char *const losses[] = { "grpo", "dapo", "dr_grpo", "luspo", "cispo", "sapo", NULL };
 	static const char *const ratios[] = { "token", "sequence", NULL }, *const scales[] = { "group", "batch", "none", NULL };
 	static const char *const modes[] = { "token_truncate", "token_mask", "sequence_truncate", "sequence_mask", NULL };
-	const char *loss = get_string(o, "loss"), *mode = get_string(o, "tis_mode");
+	const char *loss = get_string(o, "loss");
 	int kind = index_of(strcmp(loss, "bnpo") ? loss : "dapo", losses), ratio = index_of(get_string(o, "ratio"), ratios);
-	int scale = index_of(get_string(o, "scale"), scales), tis = index_of(*mode ? mode : modes[0], modes);
+	int scale = index_of(get_string(o, "scale"), scales), tis = index_of(get_string(o, "tis_mode"), modes);
 
 	*g = (struct grpo){
 		.loss = (enum grpo_loss)kind, .ratio = (enum grpo_ratio)ratio, .scale = (enum grpo_scale)scale,

@@ -24,19 +24,29 @@ struct tokens {
 	double *pg, *kl;
 };
 
+static int
+is_on(const json_t *o, const char *key, int otherwise)
+{
+	const json_t *value = json_object_get(o, key);
+
+	return value ? json_is_true(value) : otherwise;
+}
+
+/* What a case does not write is minillm's, or all of it off for on_policy_distillation. */
 static struct options
 options_read(const json_t *c)
 {
 	const json_t *o = json_object_get(c, "options");
+	int on = strcmp(get_string(c, "kind"), "on_policy_distillation") != 0;
 
 	return (struct options){
 		.m = {
-			.alpha = get_number(o, "alpha", 0.2), .gamma = get_number(o, "gamma", 0.95),
-			.length_norm = json_is_true(json_object_get(o, "length_norm")),
-			.whiten = json_is_true(json_object_get(o, "whiten")), .clip = get_number(o, "clip", 0),
+			.alpha = get_number(o, "alpha", on ? 0.2 : 0), .gamma = get_number(o, "gamma", on ? 0.95 : 0),
+			.length_norm = is_on(o, "length_norm", on), .whiten = is_on(o, "whiten", on),
+			.clip = get_number(o, "clip", on && !json_object_get(o, "clip") ? 0.2 : 0),
 			.reward_scale = get_number(o, "reward_scale", 1), .reward_clip = get_number(o, "reward_clip", 0),
 		},
-		.single_step = json_is_true(json_object_get(o, "single_step")),
+		.single_step = is_on(o, "single_step", on),
 		.temperature = (float)get_number(o, "temperature", 1),
 		.lm_coef = get_number(o, "lm_coef", 0), .lm_kd_ratio = get_number(o, "lm_kd_ratio", 0),
 	};
