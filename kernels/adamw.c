@@ -12,7 +12,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "kernels/cells.h"
+#include "kernels/cpu.h"
 #include "kernels/philox.h"
 
 static float

@@ -6,7 +6,7 @@
  */
 #include <math.h>
 
-#include "kernels/cells.h"
+#include "kernels/cpu.h"
 #include "kernels/vkeep.h"
 
 enum { CHUNK = 1 << 14, PARTS = 1 << 10 };

@@ -11,7 +11,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "kernels/cells.h"
+#include "kernels/cpu.h"
 #include "kernels/keep.h"
 #include "kernels/page.h"
 #include "kernels/value.h"

@@ -13,7 +13,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "kernels/cells.h"
+#include "kernels/cpu.h"
 #include "kernels/page.h"
 #include "kernels/vkeep.h"
 #include "kernels/vmath.h"

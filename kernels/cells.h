@@ -1,26 +1,33 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * cells - prototypes of what stands in the table: OP_ROW has the type of op.h's column OP
+ * cells - op.h's columns as lists, of which prototypes and table are made
+ *
+ * OP_ROW is the function in the cell of column OP, and has its type. MEMORY_COLUMNS are what machines that
+ * share a memory share; upload, download and copy may be one function, and stand in the table by themselves.
  */
 #ifndef KERNELS_CELLS_H
 #define KERNELS_CELLS_H
 
 #include "kernels/op.h"
 
-#define CELL(op, row) __typeof__(*((struct backend *)0)->op) op##_##row
+#define MEMORY_COLUMNS(X, row) \
+	X(limit, row) X(room, row) X(alloc, row) X(free, row) X(copy, row) X(copy_rows, row) X(zero, row) \
+	X(sync, row) X(visit, row) X(repeat, row) X(forget, row) \
+	X(weight_elements, row) X(weight_put, row) X(weight_get, row) X(quant_bytes, row) X(quant_put, row) \
+	X(bias_backward, row) X(embed, row) X(embed_backward, row)
 
-#define CELLS(row) \
-	CELL(norm, row); CELL(norm_backward, row); CELL(rope, row); \
-	CELL(attention, row); CELL(attention_backward, row); \
-	CELL(kv_store, row); CELL(attention_paged, row); \
-	CELL(swiglu, row); CELL(swiglu_backward, row); CELL(gelu, row); CELL(gelu_backward, row); \
-	CELL(add, row); CELL(dropout, row); CELL(convert, row); \
-	CELL(gather, row); CELL(scatter, row); CELL(loss, row); CELL(policy, row); \
-	CELL(logprob, row); CELL(sample, row); CELL(mix, row); CELL(topk, row); CELL(log_softmax, row); \
-	CELL(adamw, row); CELL(gptq, row); CELL(sum_squares, row)
+#define MATMUL_COLUMNS(X, row) \
+	X(matmul, row) X(matmul_dx, row) X(matmul_dw, row)
 
-CELLS(ref);
-CELLS(avx2);
-CELLS(avx512);
+#define COLUMNS(X, row) \
+	MATMUL_COLUMNS(X, row) X(norm, row) X(norm_backward, row) X(rope, row) \
+	X(attention, row) X(attention_backward, row) X(kv_store, row) X(attention_paged, row) \
+	X(swiglu, row) X(swiglu_backward, row) X(gelu, row) X(gelu_backward, row) \
+	X(add, row) X(dropout, row) X(convert, row) X(gather, row) X(scatter, row) X(loss, row) X(policy, row) \
+	X(logprob, row) X(sample, row) X(mix, row) X(topk, row) X(log_softmax, row) \
+	X(adamw, row) X(gptq, row) X(sum_squares, row)
+
+#define PROTOTYPE(op, row) __typeof__(*((struct backend *)0)->op) op##_##row;
+#define CELL(op, row) .op = op##_##row,
 
 #endif

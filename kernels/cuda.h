@@ -5,33 +5,12 @@
 
 #include "kernels/cells.h"
 
-CELLS(cuda);
-CELL(usable, cuda);
-CELL(why, cuda);
-CELL(limit, cuda);
-CELL(room, cuda);
-CELL(alloc, cuda);
-CELL(free, cuda);
-CELL(upload, cuda);
-CELL(download, cuda);
-CELL(copy, cuda);
-CELL(copy_rows, cuda);
-CELL(zero, cuda);
-CELL(sync, cuda);
-CELL(visit, cuda);
-CELL(repeat, cuda);
-CELL(forget, cuda);
-CELL(weight_elements, cuda);
-CELL(weight_put, cuda);
-CELL(weight_get, cuda);
-CELL(quant_bytes, cuda);
-CELL(quant_put, cuda);
-CELL(matmul, cuda);
-CELL(matmul_dx, cuda);
-CELL(matmul_dw, cuda);
-CELL(bias_backward, cuda);
-CELL(embed, cuda);
-CELL(embed_backward, cuda);
+MEMORY_COLUMNS(PROTOTYPE, cuda)
+COLUMNS(PROTOTYPE, cuda)
+PROTOTYPE(usable, cuda)
+PROTOTYPE(why, cuda)
+PROTOTYPE(upload, cuda)
+PROTOTYPE(download, cuda)
 
 /* Elements from one row of a weight [n, k] to the next: rows begin at 16 bytes, what is beyond k is zero. */
 static inline int

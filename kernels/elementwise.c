@@ -2,7 +2,7 @@
 /* elementwise - sums, dropout (Srivastava et al. 2014), changes of type, rows taken and put back */
 #include <string.h>
 
-#include "kernels/cells.h"
+#include "kernels/cpu.h"
 #include "kernels/keep.h"
 #include "kernels/value.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* elementwise_simd - f32 in W lanes, threads over chunks; dropout's factors in batches */
-#include "kernels/cells.h"
+#include "kernels/cpu.h"
 #include "kernels/vkeep.h"
 
 enum { CHUNK = 1 << 14, BATCH = 1 << 8 };

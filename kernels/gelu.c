@@ -7,7 +7,7 @@
  */
 #include <math.h>
 
-#include "kernels/cells.h"
+#include "kernels/cpu.h"
 #include "kernels/value.h"
 
 void

@@ -5,7 +5,7 @@
  * (1 + tanh(u)) / 2 is the logistic function of 2 u, so exp is all it takes. u is clamped to |x| <=
  * 10, where the tail is below 1e-37.
  */
-#include "kernels/cells.h"
+#include "kernels/cpu.h"
 #include "kernels/vmath.h"
 
 enum { CHUNK = 1 << 14 };

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/cells.h"
+#include "kernels/cpu.h"
 #include "kernels/gptq.h"
 #include "kernels/vec.h"
 #include "kernels/vmath.h"

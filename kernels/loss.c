@@ -18,7 +18,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "kernels/cells.h"
+#include "kernels/cpu.h"
 #include "kernels/divergence.h"
 #include "lib/base/mem.h"
 

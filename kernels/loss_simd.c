@@ -11,7 +11,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "kernels/cells.h"
+#include "kernels/cpu.h"
 #include "kernels/divergence.h"
 #include "kernels/vsoftmax.h"
 #include "lib/base/mem.h"

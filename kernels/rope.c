@@ -4,7 +4,7 @@
  *
  *   (a, b) = x[i], x[i + d/2]  ->  (a cos - b sin, a sin + b cos)
  */
-#include "kernels/cells.h"
+#include "kernels/cpu.h"
 #include "kernels/value.h"
 
 void

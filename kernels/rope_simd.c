@@ -2,7 +2,7 @@
 /*
  * rope_simd - W angles of a row are taken apart once and serve all of its heads; threads over rows
  */
-#include "kernels/cells.h"
+#include "kernels/cpu.h"
 #include "kernels/vec.h"
 
 INLINE void

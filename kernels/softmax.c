@@ -7,7 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "kernels/cells.h"
+#include "kernels/cpu.h"
 #include "kernels/order.h"
 #include "lib/base/mem.h"
 

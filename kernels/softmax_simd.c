@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 #include "kernels/best.h"
-#include "kernels/cells.h"
+#include "kernels/cpu.h"
 #include "kernels/vsoftmax.h"
 #include "lib/base/mem.h"
 

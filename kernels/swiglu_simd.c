@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* swiglu_simd - f32 in W lanes, threads over rows */
-#include "kernels/cells.h"
+#include "kernels/cpu.h"
 #include "kernels/vmath.h"
 
 /* n <= W of the f gates at `gate`, their partners and the outputs at `at`. */
