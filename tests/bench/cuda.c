@@ -36,7 +36,7 @@ static int small, vocab = 151936, tokens = 8192, length = 1024;
 /* Arguments of the kernels: arrays that are large enough for any. */
 static char *a, *b, *c, *d;
 static float *w, *stats, *table, *zeros;
-static int *positions, *offsets, *targets, *pages, *lengths;
+static int *positions, *offsets, *targets, *pages, *lengths, *reversed;
 static struct weight wide, words, coded;	/* of the gate and what it gates; of the vocabulary, the same in 4 bits */
 static struct ragged seq;
 static struct size shape;
@@ -169,6 +169,7 @@ static void gelu(void *u) { (void)u; be->gelu(a, b, DT_BF16, (size_t)tokens * sh
 static void gelu_back(void *u) { (void)u; be->gelu_backward(a, c, b, DT_BF16, (size_t)tokens * shape.ffn); }
 static void convert(void *u) { (void)u; be->convert(a, DT_F32, b, DT_BF16, (size_t)tokens * shape.ffn); }
 static void gather(void *u) { (void)u; be->gather(a, b, DT_BF16, positions, tokens, shape.hidden); }
+static void scatter(void *u) { (void)u; be->scatter(a, b, DT_BF16, reversed, tokens, shape.hidden); }
 static void bias_back(void *u) { (void)u; be->bias_backward((float *)d, b, DT_BF16, tokens, qkv); }
 static void embed(void *u) { (void)u; be->embed(a, DT_BF16, &words, NULL, targets, positions, tokens); }
 
@@ -200,8 +201,7 @@ rope(void *u)
 {
 	struct heads h = heads();
 
-	(void)u;
-	be->rope(a, DT_BF16, table, positions, tokens, qkv, h.heads + h.kv_heads, h.d, 0);
+	be->rope(a, DT_BF16, table, positions, tokens, qkv, h.heads + h.kv_heads, h.d, *(int *)u);
 }
 
 static void
@@ -255,21 +255,82 @@ sample(void *u)
 	be->sample((int *)stats, stats + ROWS, stats + 2 * ROWS, (float *)a, (size_t)vocab, u, zeros, ROWS, vocab);
 }
 
+static void
+mix(void *u)
+{
+	(void)u;
+	be->mix((int *)stats, stats + ROWS, (float *)a, (float *)b, (size_t)vocab, 0.5f, zeros, ROWS, vocab);
+}
+
+static void log_softmax(void *u) { (void)u; be->log_softmax((float *)a, (size_t)vocab, ROWS, vocab); }
+
 static void products(void *u) { (void)u; be->matmul(a, DT_BF16, b, DT_BF16, &wide, NULL, tokens, wide.n, 0); }
 static void products_dx(void *u) { (void)u; be->matmul_dx(a, DT_BF16, b, DT_BF16, &wide, tokens, wide.n, 0); }
 static void products_dw(void *u) { (void)u; be->matmul_dw((float *)d, &wide, c, DT_BF16, b, DT_BF16, tokens, wide.n); }
 static void one_row(void *u) { be->matmul(a, DT_F32, b, DT_BF16, u, NULL, 1, vocab, 0); }
 
+/* Pages of a sequence. */
+static int
+each(void)
+{
+	return (length + KV_PAGE - 1) / KV_PAGE;
+}
+
 /* Every stream has all positions of a sequence. */
 static void
 attention_paged(void *u)
 {
-	int each = (length + KV_PAGE - 1) / KV_PAGE;
 	struct heads h = heads();
-	const struct kv kv = { c, DT_BF16, 1, MOST_STREAMS * each, h.kv_heads, h.d };
+	const struct kv kv = { c, DT_BF16, 1, MOST_STREAMS * each(), h.kv_heads, h.d };
+
+	be->attention_paged(a, b, DT_BF16, &kv, 0, pages, each(), lengths, *(int *)u, &h);
+}
+
+/* The tokens of a prefill; the numbers of rows are those of pages, too. */
+static void
+store(void *u)
+{
+	struct heads h = heads();
+	struct kv kv = { a, DT_BF16, 1, tokens, h.kv_heads, h.d };
 
 	(void)u;
-	be->attention_paged(a, b, DT_BF16, &kv, 0, pages, each, lengths, MOST_STREAMS, &h);
+	be->kv_store(&kv, 0, b, DT_BF16, reversed, positions, tokens, &h);
+}
+
+static void gptq(void *u) { be->gptq(u); }
+
+/* A matrix of hidden by hidden, 4 bits by groups of 32, scales taken first and searched for. Host memory. */
+static struct gptq
+layer_new(void)
+{
+	enum { GROUP = 32 };
+	int n = shape.hidden, i, *order = mem_alloc((size_t)n * sizeof *order), *group = mem_alloc((size_t)n * sizeof *group);
+	size_t cells = (size_t)n * (size_t)n, heads_of = (size_t)(n / GROUP) * (size_t)n, j;
+	float *x = mem_alloc(cells * sizeof *x), *u = mem_zero(cells, sizeof *u);
+
+	for (j = 0; j < cells; j++)
+		x[j] = (float)((unsigned)j * 2654435761u % 65536) / 65536 - 0.5f;
+	for (i = 0; i < n; i++) {
+		order[i] = i;
+		group[i] = i / GROUP;
+		for (j = (size_t)i; j < (size_t)n; j++)
+			u[(size_t)i * (size_t)n + j] = j == (size_t)i ? 1 : 0.01f * x[j];
+	}
+	return (struct gptq){ .w = x, .u = u, .order = order, .group = group, .n = n, .k = n, .groups = n / GROUP, .bits = 4,
+	    .sym = 1, .signs = 1, .mse = 2.4f, .ahead = 1, .rounded = 1, .stride = n, .q = mem_alloc(cells),
+	    .scales = mem_alloc(heads_of * sizeof(float)), .zeros = mem_alloc(heads_of),
+	    .error = mem_alloc((size_t)n * sizeof(double)) };
+}
+
+static void
+layer_free(struct gptq *g)
+{
+	void *const all[] = { (void *)g->w, (void *)g->u, (void *)g->order, (void *)g->group, g->q, g->scales, g->zeros,
+	    g->error };
+	size_t i;
+
+	for (i = 0; i < sizeof all / sizeof *all; i++)
+		free(all[i]);
 }
 
 static void
@@ -306,14 +367,19 @@ kernels(void)
 	double x = (double)tokens * shape.hidden, f = (double)tokens * shape.ffn, v = (double)ROWS * vocab;
 	struct heads h = heads();
 	double pairs = (double)tokens * (length + 1) / 2 * h.heads * h.d;
-	double cached = 4.0 * MOST_STREAMS * length * h.kv_heads * h.d;
+	double cached = 4.0 * length * h.kv_heads * h.d, hidden = shape.hidden;
+	static int forwards = 0, backwards = 1, one = 1, many = MOST_STREAMS;
+	struct gptq layer = layer_new();
 
 	share("norm", norm, NULL, 4 * x, copy_rate, "copy");
 	share("norm backward", norm_back, NULL, 8 * x, copy_rate, "copy");
-	share("rope", rope, NULL, 4.0 * tokens * (h.heads + h.kv_heads) * h.d, copy_rate, "copy");
+	share("rope", rope, &forwards, 4.0 * tokens * (h.heads + h.kv_heads) * h.d, copy_rate, "copy");
+	share("rope backward", rope, &backwards, 4.0 * tokens * (h.heads + h.kv_heads) * h.d, copy_rate, "copy");
 	share("embedding", embed, NULL, 4 * x, copy_rate, "copy");
 	share("embedding backward", embed_back, NULL, 2 * x + 8.0 * length * shape.hidden, copy_rate, "copy");
 	share("gather", gather, NULL, 4 * x, copy_rate, "copy");
+	share("scatter", scatter, NULL, 4 * x, copy_rate, "copy");
+	share("keys and values to pages", store, NULL, 8.0 * tokens * h.kv_heads * h.d, copy_rate, "copy");
 	share("bias backward", bias_back, NULL, 2.0 * tokens * qkv, copy_rate, "copy");
 	share("add", add, NULL, 6 * f, copy_rate, "copy");
 	share("swiglu", swiglu, NULL, 6 * f, copy_rate, "copy");
@@ -330,16 +396,21 @@ kernels(void)
 	share("policy, 256 rows", policy, NULL, 12 * v, copy_rate, "copy");
 	share("log-probability, 256 rows", logprob, NULL, 4 * v, copy_rate, "copy");
 	share("the best 100, 256 rows", topk, NULL, 4 * v, copy_rate, "copy");
+	share("log softmax, 256 rows", log_softmax, NULL, 8 * v, copy_rate, "copy");
 	share("draw, 256 rows", sample, &plain, 8 * v, copy_rate, "copy");
 	share("draw, top-k and top-p", sample, &nucleus, 8 * v, copy_rate, "copy");
+	share("draw from a mixture", mix, NULL, 12 * v, copy_rate, "copy");
 	share("one row, bf16", one_row, &words, 2.0 * (double)words.elements, copy_rate, "copy");
 	share("one row, 4 bits", one_row, &coded, (double)coded.elements, copy_rate, "copy");
-	share("attention of 256 streams", attention_paged, NULL, cached, copy_rate, "copy");
+	share("attention of 1 stream", attention_paged, &one, cached, copy_rate, "copy");
+	share("attention of 256 streams", attention_paged, &many, many * cached, copy_rate, "copy");
 	share("gate and up", products, NULL, 4 * f * shape.hidden, product_rate, "product");
 	share("gate and up, dx", products_dx, NULL, 4 * f * shape.hidden, product_rate, "product");
 	share("gate and up, dw", products_dw, NULL, 4 * f * shape.hidden, product_rate, "product");
 	share("attention", attention, NULL, 4 * pairs, product_rate, "product");
 	share("attention backward", attention_back, NULL, 10 * pairs, product_rate, "product");
+	share("gptq of hidden x hidden", gptq, &layer, hidden * hidden * hidden, product_rate, "product");
+	layer_free(&layer);
 }
 
 /* To the device, where `room` ints are. */
@@ -355,7 +426,7 @@ numbers(const int *host, int n, int room)
 static void
 streams(void)
 {
-	int each = (length + KV_PAGE - 1) / KV_PAGE, n = MOST_STREAMS * each, i;
+	int n = MOST_STREAMS * each(), i;
 	int *host = mem_alloc((size_t)n * sizeof *host);
 
 	for (i = 0; i < n; i++)
@@ -390,6 +461,9 @@ arrays(void)
 		host[i] = i % length;
 	positions = numbers(host, tokens, tokens);
 	targets = numbers(host, tokens, tokens);
+	for (i = 0; i < tokens; i++)
+		host[i] = tokens - 1 - i;
+	reversed = numbers(host, tokens, tokens);
 	for (i = 0; i <= tokens / length; i++)
 		host[i] = i * length;
 	offsets = numbers(host, tokens / length + 1, tokens / length + 1);
@@ -404,8 +478,8 @@ arrays(void)
 static void
 arrays_free(void)
 {
-	void *const all[] = { a, b, c, d, w, stats, table, zeros, positions, targets, offsets, pages, lengths, wide.data,
-	    words.data, coded.data };
+	void *const all[] = { a, b, c, d, w, stats, table, zeros, positions, targets, offsets, pages, lengths, reversed,
+	    wide.data, words.data, coded.data };
 	size_t i;
 
 	for (i = 0; i < sizeof all / sizeof *all; i++)
