@@ -198,7 +198,9 @@ library_multiply(void *c, enum dtype type, int pitch, const struct operand *a, c
 		open_library();
 	*(summed ? &typical.inner : &typical.columns) = TYPICAL;
 	plan = plan_of(&typical, bias);
-	if (plan->found && run(plan, &actual, c, a->data, b->data, bias))
+	if (!plan->found)
+		return 0;
+	if (run(plan, &actual, c, a->data, b->data, bias))
 		return 1;
 	plan = plan_of(&actual, bias);
 	return plan->found && run(plan, &actual, c, a->data, b->data, bias);
