@@ -139,7 +139,7 @@ free_cuda(void *p)
 	CUDA(cudaFreeAsync(p, cuda_stream));
 }
 
-/* Room in the ring for n bytes, or as many as the slot has left, `least` at least. */
+/* Room in the ring for n bytes, or as many as the slot has left, `least` at least; it begins at 16 bytes. */
 static char *
 pinned(size_t *n, size_t least)
 {
@@ -153,7 +153,7 @@ pinned(size_t *n, size_t least)
 	}
 	data = ring[slot].data + used;
 	*n = *n < slot_bytes - used ? *n : slot_bytes - used;
-	used += *n;
+	used += (*n + 15) / 16 * 16;
 	return data;
 }
 
