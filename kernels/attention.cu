@@ -4,16 +4,26 @@
  *
  * Four warps have 16 queries each and meet keys 64 at a time while the next come: scores in f32, their
  * exponentials in bf16 to the product with the values, the running maximum and sum of Milakov and
- * Gimelshein (2018). Decode runs the same code: the heads that share keys are the 16 queries of one
- * warp, so that a row has the same bytes in a sequence and from pages. Tiles begin at multiples of 64 of
- * the sequence. The backward has two passes, as in attention_plain: by queries for dq, by keys for dk and dv.
+ * Gimelshein (2018). Tiles begin at multiples of 64 of the sequence. The backward has two passes, as in
+ * attention_plain: by queries for dq, by keys for dk and dv.
+ *
+ * Sums begin anew with every CHUNK of keys, and what chunks give is joined in their order. So decode runs the same
+ * code, the heads that share keys being the 16 queries of one warp, with a block for each chunk (Dao et al. 2023,
+ * flash-decoding), and a row has the same bytes in a sequence and from pages, by one block or many.
  */
 #include <math.h>
 
 #include "kernels/attention.cuh"
 #include "kernels/mma.cuh"
 
-enum { SIDE = 64, THREADS = 128 };
+enum { SIDE = 64, THREADS = 128, CHUNK = 256 };
+
+/* Blocks of a forward that a multiprocessor has registers for. */
+static constexpr int
+blocks_at_once(int d)
+{
+	return d == 64 ? 3 : 2;
+}
 
 static const float log2e = 1.44269504f;
 
@@ -30,15 +40,34 @@ fetch_rows(bf16 *to, int n, const bf16 *any, ROW row)
 	}
 }
 
+/* Values weighed by exponentials, these relative to 2^max. */
+template<int D>
+struct sums {
+	float o[D / 8][4];
+	float max[2], sum[2];
+};
+
 /* Of 16 queries: C's layout of kernels/mma.cuh, rows g and g + 8 of each lane. */
 template<int D>
 struct queries {
 	unsigned q[D / 16][4];
-	float o[D / 8][4];
-	float max[2], sum[2];	/* of log2; sums of this lane's columns */
-	int limit[2];		/* keys that are seen */
-	uint64_t at[2];		/* of dropout */
+	struct sums<D> now, all;	/* of the chunk, sum of this lane's columns; of those before it */
+	int limit[2];			/* keys that are seen, no fewer by one row than by those before it */
+	uint64_t at[2];			/* of dropout */
 };
+
+template<int D>
+static __device__ inline void
+sums_init(struct sums<D> *s)
+{
+	#pragma unroll
+	for (int j = 0; j < D / 8; j++)
+		#pragma unroll
+		for (int i = 0; i < 4; i++)
+			s->o[j][i] = 0;
+	s->max[0] = s->max[1] = -INFINITY;
+	s->sum[0] = s->sum[1] = 0;
+}
 
 template<int D>
 static __device__ inline void
@@ -47,13 +76,58 @@ queries_init(struct queries<D> *s, const bf16 *q, int lane)
 	#pragma unroll
 	for (int k = 0; k < D / 16; k++)
 		load_a(s->q[k], q + 16 * k, D + PAD, lane);
+	sums_init(&s->now);
+	sums_init(&s->all);
+}
+
+/* What makes sums of two maxima relative to the larger one. */
+struct joint {
+	float one, other;
+};
+
+static __device__ inline struct joint
+join(float *max, float other)
+{
+	float top = fmaxf(*max, other), zero = top == -INFINITY ? 0 : top;
+	struct joint j = { exp2f(__fsub_rn(*max, zero)), exp2f(__fsub_rn(other, zero)) };
+
+	*max = top;
+	return j;
+}
+
+static __device__ inline float
+join_sums(struct joint j, float one, float other)
+{
+	return __fadd_rn(__fmul_rn(j.one, one), __fmul_rn(j.other, other));
+}
+
+template<int D>
+static __device__ inline float
+sum_of(const struct sums<D> *s, int r)
+{
+	float sum = s->sum[r];
+
+	sum += __shfl_xor_sync(~0u, sum, 1);
+	return sum + __shfl_xor_sync(~0u, sum, 2);
+}
+
+/* The end of a chunk. */
+template<int D>
+static __device__ inline void
+close_chunk(struct queries<D> *s)
+{
 	#pragma unroll
-	for (int j = 0; j < D / 8; j++)
+	for (int r = 0; r < 2; r++) {
+		struct joint joint = join(&s->all.max[r], s->now.max[r]);
+
+		s->all.sum[r] = join_sums(joint, s->all.sum[r], sum_of(&s->now, r));
 		#pragma unroll
-		for (int i = 0; i < 4; i++)
-			s->o[j][i] = 0;
-	s->max[0] = s->max[1] = -INFINITY;
-	s->sum[0] = s->sum[1] = 0;
+		for (int j = 0; j < D / 8; j++)
+			#pragma unroll
+			for (int i = 2 * r; i < 2 * r + 2; i++)
+				s->all.o[j][i] = join_sums(joint, s->all.o[j][i], s->now.o[j][i]);
+	}
+	sums_init(&s->now);
 }
 
 /* c[N / 8] = the products of 16 rows in registers with N rows at y. */
@@ -112,12 +186,79 @@ add_products(float o[D / 8][4], const float p[N / 8][4], const bf16 *y, int lane
 	}
 }
 
+/* Zeros in the place of numbers that are not finite; whether there were any. */
+static __device__ inline int
+take_odd(unsigned b[4])
+{
+	int found = 0;
+
+	#pragma unroll
+	for (int i = 0; i < 8; i++) {
+		unsigned exponent = 0x7f80u << 16 * (i % 2);
+
+		if ((b[i / 2] & exponent) == exponent) {
+			b[i / 2] &= ~(0xffffu << 16 * (i % 2));
+			found = 1;
+		}
+	}
+	return found;
+}
+
+/* Values that are not finite, of 16 keys from j0 on, to the rows that see them. */
+template<int D>
+static __device__ void
+add_odd(struct queries<D> *s, const bf16 *v, int j0, int lane)
+{
+	#pragma unroll 1
+	for (int key = 0; key < 16; key++)
+		#pragma unroll
+		for (int j = 0; j < D / 8; j++)
+			#pragma unroll
+			for (int i = 0; i < 4; i++) {
+				float x = up(v[key * (D + PAD) + j * 8 + lane % 4 * 2 + i % 2]);
+
+				s->now.o[j][i] += j0 + key < s->limit[i / 2] && !isfinite(x) ? x : 0;
+			}
+}
+
+/* add_products() of values. Where not all rows see all keys 0 times a value must be 0, whatever the value. */
+template<int D>
+static __device__ inline void
+add_values(struct queries<D> *s, const float p[SIDE / 8][4], const bf16 *v, int j0, int lane)
+{
+	int least = __shfl_sync(~0u, s->limit[0], 0);
+
+	if (j0 + SIDE <= least) {
+		add_products<D, SIDE>(s->now.o, p, v, lane);
+		return;
+	}
+	#pragma unroll
+	for (int k = 0; k < SIDE / 16; k++) {
+		const unsigned a[4] = { pair(p[2 * k][0], p[2 * k][1]), pair(p[2 * k][2], p[2 * k][3]),
+			pair(p[2 * k + 1][0], p[2 * k + 1][1]), pair(p[2 * k + 1][2], p[2 * k + 1][3]) };
+		int odd = 0;
+
+		#pragma unroll
+		for (int j = 0; j < D / 16; j++) {
+			unsigned b[4];
+
+			load_b_transposed(b, v + k * 16 * (D + PAD) + 16 * j, D + PAD, lane);
+			odd |= take_odd(b);
+			multiply(s->now.o[2 * j], a, b);
+			multiply(s->now.o[2 * j + 1], a, b + 2);
+		}
+		if (__ballot_sync(~0u, odd))
+			add_odd(s, v + k * 16 * (D + PAD), j0 + 16 * k, lane);
+	}
+}
+
 /* 64 keys from j0 on. */
 template<int D>
 static __device__ inline void
 attend(struct queries<D> *s, const bf16 *k, const bf16 *v, int j0, const struct call *c, int lane)
 {
 	float p[SIDE / 8][4], factor = c->scale * log2e;
+	struct sums<D> *sums = &s->now;
 
 	scores<D, SIDE>(p, s->q, k, lane);
 	#pragma unroll
@@ -135,11 +276,11 @@ attend(struct queries<D> *s, const bf16 *k, const bf16 *v, int j0, const struct 
 			}
 		top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
 		top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-		top = fmaxf(top, s->max[r]);
+		top = fmaxf(top, sums->max[r]);
 		zero = top == -INFINITY ? 0 : top;
-		shrink = exp2f(__fsub_rn(s->max[r], zero));
-		s->max[r] = top;
-		s->sum[r] = __fmul_rn(s->sum[r], shrink);
+		shrink = exp2f(__fsub_rn(sums->max[r], zero));
+		sums->max[r] = top;
+		sums->sum[r] = __fmul_rn(sums->sum[r], shrink);
 		#pragma unroll
 		for (int j = 0; j < SIDE / 8; j++)
 			#pragma unroll
@@ -147,12 +288,12 @@ attend(struct queries<D> *s, const bf16 *k, const bf16 *v, int j0, const struct 
 				float *x = &p[j][2 * r + i];
 
 				*x = exp2f(__fsub_rn(*x, zero));
-				s->sum[r] = __fadd_rn(s->sum[r], *x);
+				sums->sum[r] = __fadd_rn(sums->sum[r], *x);
 			}
 		#pragma unroll
 		for (int j = 0; j < D / 8; j++) {
-			s->o[j][2 * r] = __fmul_rn(s->o[j][2 * r], shrink);
-			s->o[j][2 * r + 1] = __fmul_rn(s->o[j][2 * r + 1], shrink);
+			sums->o[j][2 * r] = __fmul_rn(sums->o[j][2 * r], shrink);
+			sums->o[j][2 * r + 1] = __fmul_rn(sums->o[j][2 * r + 1], shrink);
 		}
 		#pragma unroll
 		for (int j = 0; j < SIDE / 8 && c->threshold; j++) {
@@ -163,7 +304,7 @@ attend(struct queries<D> *s, const bf16 *k, const bf16 *v, int j0, const struct 
 			p[j][2 * r + 1] *= keep[1];
 		}
 	}
-	add_products<D, SIDE>(s->o, p, v, lane);
+	add_values(s, p, v, j0, lane);
 }
 
 /* Rows r = 0 (g) and 1 (g + 8) to out. */
@@ -176,16 +317,6 @@ put_half(bf16 *out, const float o[D / 8][4], int r, float factor, int lane)
 		*(unsigned *)(out + j * 8 + lane % 4 * 2) = pair(o[j][2 * r] * factor, o[j][2 * r + 1] * factor);
 }
 
-template<int D>
-static __device__ inline float
-sum_of(const struct queries<D> *s, int r)
-{
-	float sum = s->sum[r];
-
-	sum += __shfl_xor_sync(~0u, sum, 1);
-	return sum + __shfl_xor_sync(~0u, sum, 2);
-}
-
 /* Keys and values of tile j0 to one of two stages. */
 template<int D, typename KEYS>
 static __device__ inline void
@@ -195,16 +326,17 @@ fetch_keys(bf16 *stage, int side, KEYS keys, const bf16 *any, int j0, int n)
 	fetch_rows<D>(stage + side * (D + PAD), side, any, [=](int j) { return j0 + j < n ? keys.value(j0 + j) : NULL; });
 }
 
+/* Keys from .. n - 1; the last chunk stays open. */
 template<int D, typename KEYS>
 static __device__ inline void
-attend_all(struct queries<D> *s, bf16 *q, bf16 *stages, KEYS keys, const bf16 *any, int n, const struct call *c,
-    int works, int lane)
+attend_all(struct queries<D> *s, bf16 *q, bf16 *stages, KEYS keys, const bf16 *any, int from, int n,
+    const struct call *c, int works, int lane)
 {
 	const int size = 2 * SIDE * (D + PAD);
 
-	fetch_keys<D>(stages, SIDE, keys, any, 0, n);
+	fetch_keys<D>(stages, SIDE, keys, any, from, n);
 	fetch_commit();
-	for (int j0 = 0, stage = 0; j0 < n; j0 += SIDE, stage ^= 1) {
+	for (int j0 = from, stage = 0; j0 < n; j0 += SIDE, stage ^= 1) {
 		bf16 *k = stages + stage * size;
 
 		if (j0 + SIDE < n)
@@ -212,8 +344,10 @@ attend_all(struct queries<D> *s, bf16 *q, bf16 *stages, KEYS keys, const bf16 *a
 		fetch_commit();
 		fetch_wait<1>();
 		__syncthreads();
-		if (works && j0 == 0)
+		if (works && j0 == from)
 			queries_init<D>(s, q, lane);
+		else if (works && j0 % CHUNK == 0)
+			close_chunk(s);
 		if (works)
 			attend<D>(s, k, k + SIDE * (D + PAD), j0, c, lane);
 		__syncthreads();
@@ -222,7 +356,7 @@ attend_all(struct queries<D> *s, bf16 *q, bf16 *stages, KEYS keys, const bf16 *a
 
 template<int D>
 static __global__ void
-__launch_bounds__(THREADS)
+__launch_bounds__(THREADS, blocks_at_once(D))
 forward(bf16 *out, float *lse, const bf16 *qkv, const int *offsets, struct call c)
 {
 	LAUNCHED_SHARED(uint4, shared);
@@ -242,55 +376,102 @@ forward(bf16 *out, float *lse, const bf16 *qkv, const int *offsets, struct call 
 	for (int r = 0; r < 2; r++) {
 		int position = t.from + warp * 16 + lane / 4 + 8 * r;
 
-		s.limit[r] = position < t.n ? position + 1 : 0;
+		s.limit[r] = position + 1;
 		s.at[r] = keep_attention(t.first + position, c.heads, head);
 	}
 	attend_all<D>(&s, q + warp * 16 * (D + PAD), q + SIDE * (D + PAD),
-	    packed_of(qkv, &c, t.first, head / (c.heads / c.kv_heads)), qkv, n, &c, 1, lane);
+	    packed_of(qkv, &c, t.first, head / (c.heads / c.kv_heads)), qkv, 0, n, &c, 1, lane);
+	close_chunk(&s);
 	for (int r = 0; r < 2; r++) {
-		size_t row = (size_t)(t.first + t.from + warp * 16 + lane / 4 + 8 * r) * c.heads + head;
-		float sum = sum_of(&s, r);
+		int position = t.from + warp * 16 + lane / 4 + 8 * r;
+		size_t row = (size_t)(t.first + position) * c.heads + head;
 
-		if (!s.limit[r])
+		if (position >= t.n)
 			continue;
-		put_half<D>(out + row * D, s.o, r, 1 / sum, lane);
+		put_half<D>(out + row * D, s.all.o, r, 1 / s.all.sum[r], lane);
 		if (lse && lane % 4 == 0)
-			lse[row] = (s.max[r] + log2f(sum)) / log2e;
+			lse[row] = (s.all.max[r] + log2f(s.all.sum[r])) / log2e;
 	}
 }
 
-/* One warp computes, all fetch. */
+/* What one chunk gave, of every chunk of a head of a row: D sums of values, the maximum, the sum. */
+template<int D>
+static __device__ inline void
+leave_part(float *part, const struct sums<D> *s, int r, float sum, int lane)
+{
+	#pragma unroll
+	for (int j = 0; j < D / 8; j++)
+		#pragma unroll
+		for (int i = 0; i < 2; i++)
+			part[j * 8 + lane % 4 * 2 + i] = s->o[j][2 * r + i];
+	if (lane % 4 == 0) {
+		part[D] = s->max[r];
+		part[D + 1] = sum;
+	}
+}
+
+/* A chunk of keys a block, to parts, or to out where there is but one. One warp computes, all fetch. */
 template<int D>
 static __global__ void
-__launch_bounds__(THREADS)
-forward_paged(bf16 *out, const bf16 *qkv, struct kv kv, int layer, const int *tables, int ntables, const int *length,
-    struct call c)
+__launch_bounds__(THREADS, blocks_at_once(D))
+forward_paged(bf16 *out, float *parts, const bf16 *qkv, struct kv kv, int layer, const int *tables, int ntables,
+    const int *length, struct call c)
 {
 	LAUNCHED_SHARED(uint4, shared);
-	int row = (int)blockIdx.x, kv_head = (int)blockIdx.y, group = c.heads / c.kv_heads, from = (int)blockIdx.z * 16;
+	int group = c.heads / c.kv_heads, tiles = blocks_of(group, 16), kv_head = (int)blockIdx.y / tiles;
+	int row = (int)blockIdx.x, first = (int)blockIdx.y % tiles * 16, from = (int)blockIdx.z * CHUNK;
 	int lane = (int)threadIdx.x % WARP, works = threadIdx.x < WARP, n = length[row];
 	size_t width = (size_t)(c.heads + 2 * c.kv_heads) * D;
 	bf16 *q = (bf16 *)shared;
 	struct queries<D> s;
 
+	if (from >= n)
+		return;
+	n = parts && from + CHUNK < n ? from + CHUNK : n;
 	fetch_rows<D>(q, 16, qkv, [=](int j) {
-		return from + j < group ? qkv + row * width + (size_t)(kv_head * group + from + j) * D : NULL;
+		return first + j < group ? qkv + row * width + (size_t)(kv_head * group + first + j) * D : NULL;
 	});
-	for (int r = 0; r < 2; r++) {
-		s.limit[r] = from + lane / 4 + 8 * r < group ? n : 0;
-		s.at[r] = 0;
-	}
+	s.limit[0] = s.limit[1] = n;
+	s.at[0] = s.at[1] = 0;
 	attend_all<D>(&s, q, q + 16 * (D + PAD), paged_of<bf16>(&kv, layer, tables + (size_t)row * ntables, kv_head),
-	    qkv, n, &c, works, lane);
+	    qkv, from, n, &c, works, lane);
 	if (!works)
 		return;
-	for (int r = 0; r < 2; r++) {
-		size_t head = (size_t)row * c.heads + kv_head * group + from + lane / 4 + 8 * r;
-		float sum = sum_of(&s, r);
+	for (int r = 0; r < 2 && parts; r++) {
+		size_t head = (size_t)row * c.heads + kv_head * group + first + lane / 4 + 8 * r;
+		float sum = sum_of(&s.now, r);
 
-		if (s.limit[r])
-			put_half<D>(out + head * D, s.o, r, 1 / sum, lane);
+		if (first + lane / 4 + 8 * r < group)
+			leave_part(parts + (head * gridDim.z + blockIdx.z) * (D + 2), &s.now, r, sum, lane);
 	}
+	if (parts)
+		return;
+	close_chunk(&s);
+	for (int r = 0; r < 2; r++) {
+		size_t head = (size_t)row * c.heads + kv_head * group + first + lane / 4 + 8 * r;
+
+		if (first + lane / 4 + 8 * r < group)
+			put_half<D>(out + head * D, s.all.o, r, 1 / s.all.sum[r], lane);
+	}
+}
+
+/* A head of a row from its chunks, as close_chunk() does it; a channel a thread. */
+template<int D>
+static __global__ void
+join_parts(bf16 *out, const float *parts, int chunks, const int *length)
+{
+	size_t head = (size_t)blockIdx.x * gridDim.y + blockIdx.y;
+	const float *part = parts + head * chunks * (D + 2);
+	float max = -INFINITY, sum = 0, o = 0;
+
+	for (int from = 0; from < length[blockIdx.x]; from += CHUNK, part += D + 2) {
+		struct joint joint = join(&max, part[D]);
+
+		sum = join_sums(joint, sum, part[D + 1]);
+		o = join_sums(joint, o, part[threadIdx.x]);
+	}
+	if (length[blockIdx.x])
+		out[head * D + threadIdx.x] = down<bf16>(o * (1 / sum));
 }
 
 /* Rows of a tile, of the backward: queries, or gradients of the output. */
@@ -480,11 +661,16 @@ static void
 launch_paged(void *out, const void *qkv, const struct kv *kv, int layer, const int *tables, int ntables,
     const int *length, int m, const struct call *c)
 {
-	dim3 grid((unsigned)m, (unsigned)c->kv_heads, (unsigned)blocks_of(c->heads / c->kv_heads, 16));
+	unsigned tiles = (unsigned)blocks_of(c->heads / c->kv_heads, 16);
+	int chunks = blocks_of(ntables * KV_PAGE, CHUNK);
+	float *parts = chunks > 1 ? (float *)scratch(SCRATCH_PARTS,
+	    (size_t)m * c->heads * chunks * (D + 2) * sizeof *parts) : NULL;
 
 	allow_shared(forward_paged<D>, shared_rows<D>(16 + 4 * SIDE));
-	LAUNCH(forward_paged<D>, grid, THREADS, shared_rows<D>(16 + 4 * SIDE), (bf16 *)out, (const bf16 *)qkv, *kv, layer,
-	    tables, ntables, length, *c);
+	LAUNCH(forward_paged<D>, dim3((unsigned)m, (unsigned)c->kv_heads * tiles, (unsigned)chunks), THREADS,
+	    shared_rows<D>(16 + 4 * SIDE), (bf16 *)out, parts, (const bf16 *)qkv, *kv, layer, tables, ntables, length, *c);
+	if (parts)
+		LAUNCH(join_parts<D>, dim3((unsigned)m, (unsigned)c->heads), D, 0, (bf16 *)out, parts, chunks, length);
 }
 
 template<int D>

@@ -36,11 +36,11 @@ dot(const float *x, const float *y, int d)
 	return sum;
 }
 
-/* sum[i] += the lanes' weights times rows of y, in channels lane, lane + 32, ... */
+/* sum[i] += the first n lanes' weights times rows of y, in channels lane, lane + 32, ... */
 static __device__ inline void
-add_weighted(float sum[MOST], float weight, const float *y, int pitch, int d, int lane)
+add_weighted(float sum[MOST], float weight, const float *y, int n, int pitch, int d, int lane)
 {
-	for (int j = 0; j < SIDE; j++) {
+	for (int j = 0; j < n; j++) {
 		float w = __shfl_sync(~0u, weight, j);
 
 		#pragma unroll
@@ -83,7 +83,7 @@ attend(float o[EACH][MOST], float max[EACH], float sum[EACH], const float *q, fl
 			#pragma unroll
 			for (int k = 0; k < MOST; k++)
 				o[i][k] *= shrink;
-			add_weighted(o[i], p, vs, pitch, c->d, lane);
+			add_weighted(o[i], p, vs, limit[i] - j0 < SIDE ? limit[i] - j0 : SIDE, pitch, c->d, lane);
 		}
 	}
 }
@@ -207,7 +207,7 @@ backward_queries(T *dqkv, const T *dout, const float *lse, const float *delta, c
 
 				ds = c.scale * p * (f * dot(g + slot * pitch, vs + lane * pitch, c.d) - delta[row]);
 			}
-			add_weighted(dq[i], ds, ks, pitch, c.d, lane);
+			add_weighted(dq[i], ds, ks, SIDE, pitch, c.d, lane);
 		}
 	}
 	for (int i = 0; i < EACH; i++) {
@@ -262,8 +262,8 @@ backward_keys(T *dqkv, const T *dout, const float *lse, const float *delta, cons
 					ds = c.scale * p *
 					    (f * dot(g + lane * pitch, vs + slot * pitch, c.d) - delta[row]);
 				}
-				add_weighted(dv[i], p * f, g, pitch, c.d, lane);
-				add_weighted(dk[i], ds, q, pitch, c.d, lane);
+				add_weighted(dv[i], p * f, g, SIDE, pitch, c.d, lane);
+				add_weighted(dk[i], ds, q, SIDE, pitch, c.d, lane);
 			}
 		}
 	for (int i = 0; i < EACH; i++) {

@@ -274,7 +274,8 @@ struct backend {
 	/*
 	 * Causal attention inside each sequence. qkv [m, (heads + 2 kv_heads) d]: queries, keys, values. out
 	 * [m, heads d]. lse [m, heads] f32 receives log sum exp of the scores, for the backward; NULL when not needed.
-	 * No [t, t] matrix is kept. Backward writes dqkv (all of it).
+	 * No [t, t] matrix is kept. Backward writes dqkv (all of it). Keys and values that are not finite reach the rows
+	 * that see them; in avx2, avx512 and backwards also those a little before, which multiply them by 0.
 	 */
 	void (*attention)(void *out, float *lse, const void *qkv, enum dtype type, const struct ragged *seq,
 	    const struct heads *h, const struct dropout *drop);

@@ -589,72 +589,140 @@ test_paged(const struct backend *be)
 	verdict(&t, be, "kv_store and attention_paged");
 }
 
-/* A row of a packed sequence, and the same row that reads pages: the same bytes. */
+/* A packed sequence in the row's memory, and its output. */
+struct packed {
+	struct sequences q;
+	struct ragged seq;	/* in the row's memory */
+	size_t row, width;	/* bytes of a row of the output, and of qkv */
+	void *out, *qkv, *offsets, *positions;
+};
+
+static void
+packed_init(struct packed *p, const struct backend *be, const struct heads *h, enum dtype type, int n)
+{
+	struct shape s = { .type = type, .heads = h, .seq = &p->q.seq };
+	struct test t = { 0 };
+
+	sequences(&p->q, &n, 1);
+	p->row = (size_t)h->heads * h->d * dtype_size(type);
+	p->width = (size_t)(h->heads + 2 * h->kv_heads) * h->d * dtype_size(type);
+	p->out = be->alloc((size_t)n * p->row);
+	p->qkv = be->alloc((size_t)n * p->width);
+	p->offsets = be->alloc(sizeof p->q.offsets);
+	p->positions = be->alloc(sizeof p->q.positions);
+	attention_arrays(&t, &s, 0);
+	be->upload(p->qkv, t.arrays[2].host, (size_t)n * p->width);
+	be->upload(p->offsets, p->q.offsets, sizeof p->q.offsets);
+	be->upload(p->positions, p->q.positions, sizeof p->q.positions);
+	p->seq = p->q.seq;
+	p->seq.offsets = p->offsets;
+	p->seq.positions = p->positions;
+	release(&t);
+}
+
+static void
+packed_free(struct packed *p, const struct backend *be)
+{
+	be->free(p->out);
+	be->free(p->qkv);
+	be->free(p->offsets);
+	be->free(p->positions);
+}
+
+/* Rows of a packed sequence of n, and the same rows that read pages: how many differ in a byte. */
+static int
+paged_differs(const struct backend *be, const struct heads *h, enum dtype type, int n, const int *rows, int nrows)
+{
+	enum { MOST = 1024, TABLE = MOST / KV_PAGE };
+	int page[MOST], table[TABLE], ntables = (n + KV_PAGE - 1) / KV_PAGE, length, wrong = 0, i;
+	struct kv kv = { NULL, type, 1, TABLE, h->kv_heads, h->d };
+	void *d_page = be->alloc(sizeof page), *d_table = be->alloc(sizeof table), *d_length = be->alloc(sizeof length);
+	struct packed p;
+	void *again;
+	char *a, *b;
+
+	packed_init(&p, be, h, type, n);
+	again = be->alloc(p.row);
+	a = mem_alloc(p.row);
+	b = mem_alloc(p.row);
+	kv.data = be->alloc((size_t)TABLE * 2 * h->kv_heads * KV_PAGE * h->d * dtype_size(type));
+	for (i = 0; i < ntables; i++)
+		table[i] = (i * 3 + 2) % ntables;	/* 3 does not divide their numbers */
+	for (i = 0; i < n; i++)
+		page[i] = table[i / KV_PAGE];
+	be->upload(d_page, page, (size_t)n * sizeof *page);
+	be->upload(d_table, table, (size_t)ntables * sizeof *table);
+	be->attention(p.out, NULL, p.qkv, type, &p.seq, h, NULL);
+	be->kv_store(&kv, 0, p.qkv, type, d_page, p.positions, n, h);
+	for (i = 0; i < nrows; i++) {
+		length = rows[i] + 1;
+		be->upload(d_length, &length, sizeof length);
+		be->attention_paged(again, (char *)p.qkv + (size_t)rows[i] * p.width, type, &kv, 0, d_table, ntables,
+		    d_length, 1, h);
+		be->download(a, (char *)p.out + (size_t)rows[i] * p.row, p.row);
+		be->download(b, again, p.row);
+		wrong += memcmp(a, b, p.row) != 0;
+	}
+	for (i = 0; i < 5; i++)
+		be->free((void *[]){ again, kv.data, d_page, d_table, d_length }[i]);
+	packed_free(&p, be);
+	free(a);
+	free(b);
+	return wrong;
+}
+
 static void
 test_paged_same(const struct backend *be)
 {
-	static const int sizes[] = { 100 };
-	int wrong = 0, i, j, k;
+	static const int few[] = { 0, 11, 22, 33, 44, 55, 66, 77, 88, 99 }, many[] = { 3, 254, 255, 256, 400, 511, 512, 607 };
+	static const struct heads long_heads[] = { { 2, 1, 64, 0.125f }, { 1, 1, 128, 0.0884f } };
+	int wrong = 0, k;
 
-	for (k = 0; k < NSHAPES * 2; k++) {
-		const struct heads *h = &shapes[k / 2];
+	for (k = 0; k < NSHAPES * 2; k++)
+		wrong += paged_differs(be, &shapes[k / 2], types[k % 2], 100, few, 10);
+	for (k = 0; k < 4; k++)
+		wrong += paged_differs(be, &long_heads[k / 2], types[k % 2], 608, many, 8);
+	ok(!wrong, "%s: a row attends pages and packed rows with the same bytes", be->name);
+}
+
+/* What is not finite reaches the rows behind it, and no byte of those before. */
+static void
+test_causal(const struct backend *be)
+{
+	enum { N = 100, ODD = 53 };
+	int wrong = 0, k;
+
+	for (k = 0; k < NSHAPES * 4; k++) {
+		const struct heads *h = &shapes[k / 4];
 		enum dtype type = types[k % 2];
-		struct shape s = { .type = type, .heads = h };
-		size_t row = (size_t)h->heads * h->d * dtype_size(type);
-		struct test t = { 0 };
-		struct sequences q;
-		struct kv kv = { NULL, type, 1, 4, h->kv_heads, h->d };
-		int page[100], table[4] = { 2, 0, 3, 1 }, length;
-		void *out = be->alloc(100 * row), *again = be->alloc(row), *qkv;
-		size_t bytes;
-		char *a = mem_alloc(row), *b = mem_alloc(row);
+		struct packed p;
+		struct array odd = { .type = type };
+		char *a, *b;
+		size_t i;
 
-		sequences(&q, sizes, 1);
-		s.seq = &q.seq;
-		attention_arrays(&t, &s, 0);
-		bytes = t.arrays[2].n * dtype_size(type);
-		qkv = be->alloc(bytes);
-		be->upload(qkv, t.arrays[2].host, bytes);
-		kv.data = be->alloc((size_t)4 * 2 * h->kv_heads * KV_PAGE * h->d *
-		    dtype_size(type));
-		for (i = 0; i < 100; i++)
-			page[i] = table[i / KV_PAGE];
-		{
-			void *p[] = { be->alloc(sizeof page), be->alloc(sizeof q.positions),
-			    be->alloc(sizeof table),
-				be->alloc(sizeof length), be->alloc(sizeof q.offsets) };
-			struct ragged seq = q.seq;
-
-			be->upload(p[0], page, sizeof page);
-			be->upload(p[1], q.positions, sizeof q.positions);
-			be->upload(p[2], table, sizeof table);
-			be->upload(p[4], q.offsets, sizeof q.offsets);
-			seq.positions = p[1];
-			seq.offsets = p[4];
-			be->attention(out, NULL, qkv, type, &seq, h, NULL);
-			be->kv_store(&kv, 0, qkv, type, p[0], p[1], 100, h);
-			for (i = 0; i < 100; i += 11) {
-				length = i + 1;
-				be->upload(p[3], &length, sizeof length);
-				be->attention_paged(again, (char *)qkv + i * (bytes / 100), type,
-				    &kv, 0, p[2], 4, p[3], 1, h);
-				be->sync();
-				be->download(a, (char *)out + i * row, row);
-				be->download(b, again, row);
-				wrong += memcmp(a, b, row) != 0;
-			}
-			for (j = 0; j < 5; j++)
-				be->free(p[j]);
-		}
-		be->free(out);
-		be->free(again);
-		be->free(qkv);
-		be->free(kv.data);
+		packed_init(&p, be, h, type, N);
+		a = mem_alloc(N * p.row);
+		b = mem_alloc(N * p.row);
+		be->attention(p.out, NULL, p.qkv, type, &p.seq, h, NULL);
+		be->download(a, p.out, N * p.row);
+		odd.host = mem_alloc(p.width);
+		odd.n = p.width / dtype_size(type);
+		for (i = 0; i < odd.n; i++)
+			element_set(&odd, i, k / 2 % 2 ? NAN : INFINITY);
+		be->upload((char *)p.qkv + ODD * p.width, odd.host, p.width);
+		be->attention(p.out, NULL, p.qkv, type, &p.seq, h, NULL);
+		be->download(b, p.out, N * p.row);
+		wrong += memcmp(a, b, ODD * p.row) != 0;
+		odd.host = memcpy(odd.host, b + (N - 1) * p.row, p.row);
+		odd.n = p.row / dtype_size(type);
+		for (i = 0; i < odd.n; i++)
+			wrong += isfinite(element(&odd, i)) != 0;
+		packed_free(&p, be);
+		free(odd.host);
 		free(a);
 		free(b);
-		release(&t);
 	}
-	ok(!wrong, "%s: a row attends pages and packed rows with the same bytes", be->name);
+	ok(!wrong, "%s: what is not finite reaches the rows behind it alone", be->name);
 }
 
 /* loss */
@@ -1272,6 +1340,8 @@ main(int argc, char **argv)
 		}
 		test_row(*row);
 		test_paged_same(*row);
+		if (*row == &backend_cuda)
+			test_causal(*row);
 	}
 	ok(backend_pick("ref") == &backend_ref && !backend_pick("abacus"),
 	    "a row is found by its name, or not");
