@@ -192,10 +192,10 @@ $(BUILD)/emulated/%: $(BUILD)/tests/unit/%.o $(EMULATED_O) $(LIB) $(KERNELS)
 $(BUILD)/emulated/bin/%: $(BUILD)/bin/%.o $(EMULATED_O) $(LIB) $(KERNELS)
 	@mkdir -p $(@D)
 	$(call link,g++)
-EMULATED = $(addprefix $(BUILD)/emulated/,kernels products gptq)
+EMULATED = $(addprefix $(BUILD)/emulated/,kernels products gptq session)
 EMULATED_BIN = $(addprefix $(BUILD)/emulated/bin/,sft distill teacher-logits rollout grpo-step gptq perplexity)
 test-emulated: all $(EMULATED) $(EMULATED_BIN)
-	@for t in $(EMULATED); do $$t cuda >$$t.tap || { grep -v '^ok' $$t.tap; exit 1; }; tail -n 1 $$t.tap; done
+	@for t in $(EMULATED); do $$t cuda 6 >$$t.tap || { grep -v '^ok' $$t.tap; exit 1; }; tail -n 1 $$t.tap; done
 	@PATH="$(abspath $(BIN)):$$PATH" EMULATED=$(abspath $(BUILD)/emulated/bin) tests/run tests/emulate/tools.bats
 
 # Without a GPU the row is skipped by name.

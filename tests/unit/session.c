@@ -14,6 +14,8 @@
 
 enum { REQUESTS = 9, SAMPLES = 3, TOKENS = 40, VOCAB = 97 };
 
+static int tokens = TOKENS;	/* of a reply */
+
 static const char *const qwen2 =
     "{\"model_type\": \"qwen2\", \"vocab_size\": 97, \"hidden_size\": 32, \"num_hidden_layers\": 2,"
     "\"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"intermediate_size\": 48,"
@@ -130,10 +132,10 @@ invariance(struct model *m, const char *name)
 	size_t i;
 	int stopped = 0, j, k;
 
-	scene_init(&first, SAMPLES, TOKENS, eos, 2);
+	scene_init(&first, SAMPLES, tokens, eos, 2);
 	scene_run(&first, m, &filtered, 4, 100, 0);
 	for (i = 0; i < sizeof ways / sizeof *ways; i++) {
-		scene_init(&s, SAMPLES, TOKENS, eos, 2);
+		scene_init(&s, SAMPLES, tokens, eos, 2);
 		omp_set_num_threads(ways[i].threads);
 		scene_run(&s, m, &filtered, ways[i].slots, ways[i].prefill, ways[i].backwards);
 		ok(same(&first, &s, SAMPLES), "%s: replies are the same bytes %s", name, ways[i].what);
@@ -155,10 +157,10 @@ samples_apart(struct model *m, const char *name)
 	int i, holds = 1;
 	uint32_t sample;
 
-	scene_init(&together, SAMPLES, TOKENS, NULL, 0);
+	scene_init(&together, SAMPLES, tokens, NULL, 0);
 	scene_run(&together, m, &filtered, 4, 100, 0);
 	for (sample = 0; sample < SAMPLES; sample++) {
-		scene_init(&apart, 1, TOKENS, NULL, 0);
+		scene_init(&apart, 1, tokens, NULL, 0);
 		for (i = 0; i < REQUESTS; i++)
 			apart.replies[i][0].sample = sample;
 		scene_run(&apart, m, &filtered, 3, 100, 0);
@@ -212,7 +214,7 @@ without_cache(struct model *m, const char *name, double tolerance)
 	struct scene s;
 	int i, n;
 
-	scene_init(&s, 1, TOKENS, NULL, 0);
+	scene_init(&s, 1, tokens, NULL, 0);
 	scene_run(&s, m, &warm, 4, 100, 0);
 	for (i = 0; i < REQUESTS; i++) {
 		const struct reply *reply = &s.replies[i][0];
@@ -280,10 +282,10 @@ eos_ends(struct model *m, const char *name)
 	struct scene all, cut;
 	int eos[2] = { VOCAB - 1, 0 }, i, n, holds = 1;
 
-	scene_init(&all, 1, TOKENS, NULL, 0);
+	scene_init(&all, 1, tokens, NULL, 0);
 	scene_run(&all, m, &filtered, 4, 100, 0);
-	eos[1] = all.replies[1][0].ids[TOKENS / 2];
-	scene_init(&cut, 1, TOKENS, eos, 2);
+	eos[1] = all.replies[1][0].ids[tokens / 2];
+	scene_init(&cut, 1, tokens, eos, 2);
 	cut.prompts[1][2] = all.prompts[1][2];
 	scene_run(&cut, m, &filtered, 4, 100, 0);
 	for (i = 0; i < REQUESTS; i++) {
@@ -306,11 +308,11 @@ positions_end(struct model *m)
 	struct scene s;
 	int i, holds = 1, room;
 
-	scene_init(&s, 1, TOKENS, NULL, 0);
+	scene_init(&s, 1, tokens, NULL, 0);
 	scene_run(&s, m, &filtered, 4, 100, 0);
 	for (i = 0; i < REQUESTS; i++) {
 		room = m->config.positions - lengths[i];
-		room = room < 0 ? 0 : room > TOKENS ? TOKENS : room;
+		room = room < 0 ? 0 : room > tokens ? tokens : room;
 		holds &= !s.requests[i].unfinished && s.replies[i][0].n == room && !s.replies[i][0].stopped;
 	}
 	ok(holds, "gpt2: the model's positions end a reply, and leave none to a prompt that fills them");
@@ -344,7 +346,7 @@ mixed_run(struct scene *s, struct model *m, struct model *teacher, const struct 
 	struct session *session = session_new(m, slots, prefill, sampling);
 	int i;
 
-	scene_init(s, SAMPLES, TOKENS, NULL, 0);
+	scene_init(s, SAMPLES, tokens, NULL, 0);
 	session_mix(session, teacher, share, VOCAB);
 	for (i = 0; i < REQUESTS; i++)
 		session_add(session, &s->requests[i]);
@@ -395,12 +397,12 @@ mixes(struct model *m, struct model *teacher, const char *name)
 	static const struct sampling plain = { .temperature = 1, .top_p = 1 };
 	struct scene alone, all, none, some, again;
 
-	scene_init(&alone, SAMPLES, TOKENS, NULL, 0);
+	scene_init(&alone, SAMPLES, tokens, NULL, 0);
 	scene_run(&alone, teacher, &filtered, 5, 100, 0);
 	mixed_run(&all, m, teacher, &filtered, 1, 5, 100);
 	ok(drawn_alike(&all, &alone, 1), "%s: a share of 1 draws what the teacher alone draws", name);
 	scene_free(&alone);
-	scene_init(&alone, SAMPLES, TOKENS, NULL, 0);
+	scene_init(&alone, SAMPLES, tokens, NULL, 0);
 	scene_run(&alone, m, &filtered, 5, 100, 0);
 	mixed_run(&none, m, teacher, &filtered, 0, 5, 100);
 	ok(drawn_alike(&none, &alone, 0), "%s: a share of 0 draws what the policy alone draws", name);
@@ -415,34 +417,42 @@ mixes(struct model *m, struct model *teacher, const char *name)
 	scene_free(&again);
 }
 
-int
-main(void)
+static void
+test_row(const char *row)
 {
-	static const char *const names[] = { "ref", NULL };
-	size_t i;
+	struct model *f32 = make(qwen2, row, DT_F32), *bf16 = make(qwen2, row, DT_BF16), *old = make(gpt2, row, DT_F32);
+	char *name = mem_format("%s qwen2 f32", f32->be->name), *half = mem_format("%s qwen2 bf16", f32->be->name);
 
+	invariance(f32, name);
+	invariance(bf16, half);
+	samples_apart(f32, name);
+	samples_apart(bf16, half);
+	without_cache(f32, name, 1e-4);
+	without_cache(bf16, half, 0.3);
+	greedy_is_argmax(f32, name);
+	eos_ends(f32, name);
+	mixes(f32, old, name);
+	positions_end(old);
+	session_fills(f32);
+	free(name);
+	free(half);
+	model_free(f32);
+	model_free(bf16);
+	model_free(old);
+}
+
+/* session [ROW [TOKENS]]: one row; fewer tokens, where that is slow. */
+int
+main(int argc, char **argv)
+{
 	omp_set_num_threads(1);
-	for (i = 0; i < 2; i++) {
-		struct model *f32 = make(qwen2, names[i], DT_F32), *bf16 = make(qwen2, names[i], DT_BF16);
-		struct model *old = make(gpt2, names[i], DT_F32);
-		char *name = mem_format("%s qwen2 f32", f32->be->name), *half = mem_format("%s qwen2 bf16", f32->be->name);
-
-		invariance(f32, name);
-		invariance(bf16, half);
-		samples_apart(f32, name);
-		samples_apart(bf16, half);
-		without_cache(f32, name, 1e-4);
-		without_cache(bf16, half, 0.3);
-		greedy_is_argmax(f32, name);
-		eos_ends(f32, name);
-		mixes(f32, old, name);
-		positions_end(old);
-		session_fills(f32);
-		free(name);
-		free(half);
-		model_free(f32);
-		model_free(bf16);
-		model_free(old);
+	if (argc > 2 && atoi(argv[2]) > 0 && atoi(argv[2]) < TOKENS)
+		tokens = atoi(argv[2]);
+	if (argc > 1) {
+		test_row(argv[1]);
+		return done();
 	}
+	test_row("ref");
+	test_row(NULL);
 	return done();
 }
