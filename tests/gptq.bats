@@ -184,6 +184,19 @@ zero() {
 	[[ $output == "gptq: '$out' is quantised already" ]]
 }
 
+@test "a quantised model is not trained: it teaches, and its tools say so" {
+	local tool
+	quantise >/dev/null
+	for tool in sft grpo-step 'distill --teacher student'; do
+		# shellcheck disable=SC2086
+		run -1 $tool -q -m "$out" -o "$out.run" train.tokens.zst
+		[[ $output == *": '$out' is quantised: a model is trained before that" ]]
+		[ ! -e "$out.run" ]
+	done
+	distill -q -m student --teacher "$out" -o "$out.run" --epochs 1 train.tokens.zst
+	[ -e "$out.run/model/model.safetensors" ]
+}
+
 @test "the peak of memory is as it was said" {
 	local said peak
 	[ -z "${SANITIZE:-}" ] || skip 'a sanitizer has memory of its own'
