@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <float.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -136,6 +137,16 @@ get_number(const json_t *c, const char *key, double otherwise)
 	const json_t *value = json_object_get(c, key);
 
 	return json_is_number(value) ? json_number_value(value) : otherwise;
+}
+
+struct sampling
+get_sampling(const json_t *options)
+{
+	float top_p = (float)get_number(options, "top_p", 1);
+
+	return (struct sampling){ .temperature = (float)get_number(options, "temperature", 1),
+	    .top_k = (int)get_number(options, "top_k", 0), .top_p = top_p > 0 ? top_p : FLT_MIN,
+	    .min_p = (float)get_number(options, "min_p", 0) };
 }
 
 int32_t *

@@ -54,6 +54,8 @@ char *kit_text(const struct kit *k, const char *relative);	/* a whole file, NUL-
 
 const char *get_string(const json_t *c, const char *key);	/* "" when absent */
 double get_number(const json_t *c, const char *key, double otherwise);
+/* Options of a draw; top_p 0, which leaves the likeliest token alone, is the least there is: the kernels' 0 is off. */
+struct sampling get_sampling(const json_t *options);
 int32_t *get_ids(const json_t *list, int *n);			/* to be freed */
 
 /* A model of the kit on the row under test, in f32; the last few are kept. */

@@ -409,10 +409,7 @@ kind_minillm(struct verdict *v, const json_t *c, const struct kit *k)
 static float *
 side(struct verdict *v, const json_t *item, const struct kit *k, const struct safetensors *st, const char *what)
 {
-	const json_t *o = json_object_get(item, "options");
-	struct sampling s = { .temperature = (float)get_number(o, "temperature", 1),
-		.top_k = (int)get_number(o, "top_k", 0), .top_p = (float)get_number(o, "top_p", 1),
-		.min_p = (float)get_number(o, "min_p", 0) };
+	struct sampling s = get_sampling(json_object_get(item, "options"));
 	char *name = mem_format("%s.%s_logits", get_string(item, "name"), what);
 	float *out = k->be->alloc(4 * sizeof *out), *p;
 	int *id = k->be->alloc(sizeof *id);

@@ -77,11 +77,9 @@ static void
 check_item(struct verdict *v, const json_t *item, const json_t *expected, const struct safetensors *st,
     const struct kit *k)
 {
-	const json_t *options = json_object_get(item, "options"), *chosen = json_object_get(item, "chosen");
+	const json_t *chosen = json_object_get(item, "chosen");
 	const char *name = get_string(item, "name");
-	struct sampling s = { .temperature = (float)get_number(options, "temperature", 1),
-		.top_k = (int)get_number(options, "top_k", 0), .top_p = (float)get_number(options, "top_p", 1),
-		.min_p = (float)get_number(options, "min_p", 0) };
+	struct sampling s = get_sampling(json_object_get(item, "options"));
 	size_t n, count = json_array_size(chosen), i;
 	char *tensor = mem_format("%s.logits", name);
 	double *logits = kit_tensor(v, st, tensor, &n), *probs = mem_zero(n + 1, sizeof *probs);
