@@ -36,7 +36,7 @@ has_avx512(void)
 }
 
 /* Host memory and the panels of kernels/panel.h are the same for every CPU. */
-#define CPU_ROW(row, when) \
+#define CPU_ROW(row, when, ...) \
 	const struct backend backend_##row = { \
 		.name = #row, \
 		.usable = when, \
@@ -44,10 +44,11 @@ has_avx512(void)
 		.download = copy_cpu, \
 		MEMORY_COLUMNS(CELL, cpu) \
 		COLUMNS(CELL, row) \
+		__VA_ARGS__ \
 	}
-CPU_ROW(ref, always);
-CPU_ROW(avx2, has_avx2);
-CPU_ROW(avx512, has_avx512);
+CPU_ROW(ref, always, );
+CPU_ROW(avx2, has_avx2, GRAM_COLUMNS(CELL, avx2));
+CPU_ROW(avx512, has_avx512, GRAM_COLUMNS(CELL, avx512));
 
 const struct backend *const backends[] = { &backend_cuda, &backend_avx512, &backend_avx2, &backend_ref, NULL };
 

@@ -19,6 +19,10 @@
 #define MATMUL_COLUMNS(X, row) \
 	X(matmul, row) X(matmul_dx, row) X(matmul_dw, row)
 
+/* Not every row has them. */
+#define GRAM_COLUMNS(X, row) \
+	X(gram_bytes, row) X(gram_pack, row) X(gram, row)
+
 #define COLUMNS(X, row) \
 	MATMUL_COLUMNS(X, row) X(norm, row) X(norm_backward, row) X(rope, row) \
 	X(attention, row) X(attention_backward, row) X(kv_store, row) X(attention_paged, row) \

@@ -14,6 +14,8 @@ MEMORY_COLUMNS(PROTOTYPE, cpu)
 COLUMNS(PROTOTYPE, ref)
 COLUMNS(PROTOTYPE, avx2)
 COLUMNS(PROTOTYPE, avx512)
+GRAM_COLUMNS(PROTOTYPE, avx2)
+GRAM_COLUMNS(PROTOTYPE, avx512)
 MATMUL_COLUMNS(PROTOTYPE, avx512bf16)	/* for bf16 weights; the avx512 row calls it where the CPU has it */
 
 /* Quantised weights: kernels/quant.c. */

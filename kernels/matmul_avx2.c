@@ -170,6 +170,7 @@ transpose(uint32_t *to, int stride, const uint32_t *const line[LANES])
 #include "kernels/words_f32.h"
 #include "kernels/matmul_blocks.h"
 #include "kernels/quant_blocks.h"
+#include "kernels/gram_blocks.h"
 
 void
 matmul_avx2(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w, const float *b,
@@ -190,4 +191,22 @@ matmul_dw_avx2(float *dw, const struct weight *w, const void *dy, enum dtype dyt
     enum dtype xtype, int m, int n)
 {
 	backward_w(dw, w, dy, dytype, x, xtype, m, n);
+}
+
+size_t
+gram_bytes_avx2(int m, int k)
+{
+	return gram_bytes_of(m, k);
+}
+
+void
+gram_pack_avx2(struct gram *g, const void *x, int m, int k)
+{
+	gram_pack(g, x, m, k);
+}
+
+void
+gram_avx2(float *dw, const struct weight *w, const struct gram *dy, int output, const struct gram *x, int input)
+{
+	gram(dw, w, dy, output, x, input);
 }

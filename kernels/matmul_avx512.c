@@ -4,6 +4,7 @@
 #include "kernels/words_f32.h"
 #include "kernels/matmul_blocks.h"
 #include "kernels/quant_blocks.h"
+#include "kernels/gram_blocks.h"
 
 static int
 by_pairs(const struct weight *w)
@@ -30,4 +31,22 @@ matmul_dw_avx512(float *dw, const struct weight *w, const void *dy, enum dtype d
     enum dtype xtype, int m, int n)
 {
 	(by_pairs(w) ? matmul_dw_avx512bf16 : backward_w)(dw, w, dy, dytype, x, xtype, m, n);
+}
+
+size_t
+gram_bytes_avx512(int m, int k)
+{
+	return gram_bytes_of(m, k);
+}
+
+void
+gram_pack_avx512(struct gram *g, const void *x, int m, int k)
+{
+	gram_pack(g, x, m, k);
+}
+
+void
+gram_avx512(float *dw, const struct weight *w, const struct gram *dy, int output, const struct gram *x, int input)
+{
+	gram(dw, w, dy, output, x, input);
 }

@@ -76,6 +76,8 @@ struct product {
 	struct matrix x, dy;		/* rows; and what dw has for columns */
 	const struct weight *w;
 	const struct whole *whole;	/* x in whole numbers, where weights are */
+	const struct gram *inputs, *outputs;	/* or both, from a column on */
+	int input, output;
 	const float *b;
 	void *y;
 	enum dtype ytype;

@@ -54,6 +54,12 @@ struct weight {
 	struct quant quant;	/* where type is DT_U8 */
 };
 
+/* The columns of m rows [m, k] as the row's gram() takes them. */
+struct gram {
+	void *data;
+	int m, k;
+};
+
 /* Packed sequences: rows offsets[s] .. offsets[s+1]-1 are sequence s, positions from 0. */
 struct ragged {
 	int m;			/* rows: offsets[nseq] */
@@ -246,6 +252,14 @@ struct backend {
 	/* dw += dy[m, n]^T x[m, k] into the first n rows; dw has w's shape and element order, f32. */
 	void (*matmul_dw)(float *dw, const struct weight *w, const void *dy, enum dtype dytype, const void *x,
 	    enum dtype xtype, int m, int n);
+	/*
+	 * matmul_dw of columns of bf16 that were packed before: of x from `input` on, of dy from `output` on, multiples of 32. A number counts
+	 * 12 bits, under a power of two that it shares with its column's next 127 rows at most. NULL: the row has no such thing.
+	 * gram_pack(): g->data has gram_bytes() of the most m and k.
+	 */
+	size_t (*gram_bytes)(int m, int k);
+	void (*gram_pack)(struct gram *g, const void *x, int m, int k);
+	void (*gram)(float *dw, const struct weight *w, const struct gram *dy, int output, const struct gram *x, int input);
 	/* db[n] += column sums of dy[m, n]. */
 	void (*bias_backward)(float *db, const void *dy, enum dtype type, int m, int n);
 

@@ -133,7 +133,7 @@ whole_new(const void *x, enum dtype type, const struct weight *w, int rows, int 
 /* A cut of a panel and of rows: the scales of outputs and of rows, and the codes. */
 struct cut {
 	const char *group, *codes;
-	const float *scale;
+	const float *scale, *outputs;	/* of rows and, where there are no groups, of outputs */
 	const int32_t *sum;
 	int left;			/* words of the group from here on */
 };
@@ -146,7 +146,7 @@ cut_at(const struct product *p, int row, int col, int word)
 	const char *group = quant_group(p->w, col, word * 2 / q->group);
 	int within = word * 2 % q->group;
 
-	return (struct cut){ group, group + quant_head(q) + quant_codes(q, within), p->whole->scale + at,
+	return (struct cut){ group, group + quant_head(q) + quant_codes(q, within), p->whole->scale + at, NULL,
 	    p->whole->sum + at, (q->group - within) / 2 };
 }
 
@@ -226,8 +226,9 @@ panel_codes(uint32_t *b, const struct product *p, int col, int word, int words)
 static inline __attribute__((always_inline)) void
 settle(float *total, vec sum[][2], const struct cut *k, int h, int rows)
 {
-	const uint16_t *scales = (const uint16_t *)k->group + h;
-	vec scale0 = vec_half(scales), scale1 = vec_half(scales + LANES);
+	const uint16_t *scales = k->group ? (const uint16_t *)k->group + h : NULL;
+	vec scale0 = k->group ? vec_half(scales) : vec_load(k->outputs + h);
+	vec scale1 = k->group ? vec_half(scales + LANES) : vec_load(k->outputs + h + LANES);
 	int r;
 
 	total += h;

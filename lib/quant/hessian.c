@@ -34,6 +34,13 @@ tile(const struct hessian *h, int i, int j)
 	return &h->tiles[i * (i + 1) / 2 + j];
 }
 
+/* Inputs in bf16 are multiplied as whole numbers where the row can. */
+static int
+whole(const struct backend *be, enum dtype type)
+{
+	return be->gram && type == DT_BF16;
+}
+
 void
 hessian_init(struct hessian *h, const struct backend *be, enum dtype type, int k, int rows,
     const struct weight *w)
@@ -45,16 +52,21 @@ hessian_init(struct hessian *h, const struct backend *be, enum dtype type, int k
 	h->tiles = mem_zero((size_t)(h->side * (h->side + 1) / 2), sizeof *h->tiles);
 	h->strips = mem_zero((size_t)h->side, sizeof *h->strips);
 	for (i = 0; i < h->side; i++) {
-		h->strips[i] = backend_alloc(be, m * (size_t)width(k, i), size, "the Hessian");
+		if (!whole(be, type))
+			h->strips[i] = backend_alloc(be, m * (size_t)width(k, i), size, "the Hessian");
 		for (j = 0; j <= i; j++) {
 			*tile(h, i, j) = square(be, width(k, i), width(k, j));
 			tile(h, i, j)->data = backend_alloc(be, tile(h, i, j)->elements, sizeof(float), "the Hessian");
 		}
 	}
+	if (whole(be, type))
+		h->inputs.data = backend_alloc(be, be->gram_bytes(rows, k), 1, "the Hessian");
 	if (w) {
 		h->cross = square(be, by_outputs(w, k) ? w->n : k, k);
 		h->cross.data = backend_alloc(be, h->cross.elements, sizeof(float), "the Hessian");
 		h->outputs = backend_alloc(be, m * (size_t)(by_outputs(w, k) ? w->n : 0), size, "the Hessian");
+		if (whole(be, type))
+			h->others.data = backend_alloc(be, be->gram_bytes(rows, h->cross.n), 1, "the Hessian");
 	}
 }
 
@@ -67,6 +79,8 @@ hessian_free(struct hessian *h)
 		h->be->free(h->tiles[i].data);
 	for (i = 0; i < h->side; i++)
 		h->be->free(h->strips[i]);
+	h->be->free(h->inputs.data);
+	h->be->free(h->others.data);
 	free(h->tiles);
 	free(h->strips);
 	if (h->w) {
@@ -76,15 +90,18 @@ hessian_free(struct hessian *h)
 }
 
 size_t
-hessian_bytes(enum dtype type, int k, int rows, const struct weight *w)
+hessian_bytes(const struct backend *be, enum dtype type, int k, int rows, const struct weight *w)
 {
-	size_t m = (size_t)rows, size = dtype_size(type), c = (size_t)k;
-	size_t triangle = (c * c + c * TILE) / 2 * sizeof(float), scratch = m * c * size;
+	size_t m = (size_t)rows, size = dtype_size(type), c = (size_t)k, n = c;
+	size_t bytes = (c * c + c * TILE) / 2 * sizeof(float) + (whole(be, type) ? be->gram_bytes(rows, k) : m * c * size);
 
 	if (!w)
-		return triangle + scratch;
-	return triangle + scratch + (by_outputs(w, k) ? (size_t)w->n * (c * sizeof(float) + m * size) :
-	    c * c * sizeof(float));
+		return bytes;
+	if (by_outputs(w, k)) {
+		n = (size_t)w->n;
+		bytes += m * n * size;
+	}
+	return bytes + n * c * sizeof(float) + (whole(be, type) ? be->gram_bytes(rows, (int)n) : 0);
 }
 
 /* Columns of tile i of x [m, k], dense. */
@@ -106,7 +123,11 @@ add_cross(struct hessian *h, const void *y, void *x, int m)
 		h->be->matmul(h->outputs, t, x, t, h->w, NULL, m, h->w->n, 0);
 		x = h->outputs;
 	}
-	h->be->matmul_dw(h->cross.data, &h->cross, x, t, y, t, m, h->cross.n);
+	if (whole(h->be, t)) {
+		h->be->gram_pack(&h->others, x, m, h->cross.n);
+		h->be->gram(h->cross.data, &h->cross, &h->others, 0, &h->inputs, 0);
+	} else
+		h->be->matmul_dw(h->cross.data, &h->cross, x, t, y, t, m, h->cross.n);
 }
 
 void
@@ -115,10 +136,16 @@ hessian_add(struct hessian *h, const void *y, void *x, int m)
 	enum dtype t = h->type;
 	int i, j;
 
+	if (whole(h->be, t))
+		h->be->gram_pack(&h->inputs, y, m, h->k);
 	for (i = 0; i < h->side; i++) {
-		columns(h, h->strips[i], y, dtype_size(t), m, i);
+		if (!whole(h->be, t))
+			columns(h, h->strips[i], y, dtype_size(t), m, i);
 		for (j = 0; j <= i; j++)
-			h->be->matmul_dw(tile(h, i, j)->data, tile(h, i, j), h->strips[i], t, h->strips[j], t, m,
+			if (whole(h->be, t))
+				h->be->gram(tile(h, i, j)->data, tile(h, i, j), &h->inputs, i * TILE, &h->inputs, j * TILE);
+			else
+				h->be->matmul_dw(tile(h, i, j)->data, tile(h, i, j), h->strips[i], t, h->strips[j], t, m,
 			    tile(h, i, j)->n);
 	}
 	if (h->w)

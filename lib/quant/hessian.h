@@ -23,7 +23,8 @@ struct hessian {
 	int side;			/* tiles along the diagonal */
 	const struct weight *w;		/* [n, k]; NULL: T is not wanted */
 	struct weight cross;		/* C [k, k] or T [n, k] */
-	void **strips;			/* [side]: the inputs' columns of a tile, dense */
+	void **strips;			/* [side]: the inputs' columns of a tile, dense; */
+	struct gram inputs, others;	/* or all of them in whole numbers, and what the cross product takes beside them */
 	void *outputs;			/* [rows, n] */
 };
 
@@ -31,7 +32,7 @@ struct hessian {
 void hessian_init(struct hessian *h, const struct backend *be, enum dtype type, int k, int rows,
     const struct weight *w);
 void hessian_free(struct hessian *h);
-size_t hessian_bytes(enum dtype type, int k, int rows, const struct weight *w);
+size_t hessian_bytes(const struct backend *be, enum dtype type, int k, int rows, const struct weight *w);
 
 /* m more inputs y; x may be NULL where T is not wanted, and is overwritten. */
 void hessian_add(struct hessian *h, const void *y, void *x, int m);

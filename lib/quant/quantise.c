@@ -159,7 +159,7 @@ matrix_bytes(const struct calibration *c, const struct weight *w)
 {
 	size_t k = (size_t)w->k, n = (size_t)(w->n < SLICE ? w->n : SLICE);
 
-	return hessian_bytes(c->m->type, w->k, c->most, c->corrected ? w : NULL) + k * k * sizeof(float) +
+	return hessian_bytes(c->m->be, c->m->type, w->k, c->most, c->corrected ? w : NULL) + k * k * sizeof(float) +
 	    (c->corrected ? 5 : 4) * n * k * sizeof(float) + (size_t)w->n * k;
 }
 

@@ -236,6 +236,70 @@ check_target(const struct backend *be, int n, int k)
 	free(t);
 }
 
+static float *
+lower(const struct backend *be, const uint16_t *y, int k, int m, int step)
+{
+	struct hessian h;
+	float *out = mem_zero((size_t)(k * k), sizeof *out);
+	int *place = mem_alloc((size_t)k * sizeof *place), i;
+	uint16_t *inputs = be->alloc((size_t)(step * k) * sizeof *inputs);
+
+	for (i = 0; i < k; i++)
+		place[i] = i;
+	hessian_init(&h, be, DT_BF16, k, step, NULL);
+	for (i = 0; i < m; i += step) {
+		int rows = m - i < step ? m - i : step;
+
+		be->upload(inputs, y + (size_t)i * (size_t)k, (size_t)(rows * k) * sizeof *y);
+		hessian_add(&h, inputs, NULL, rows);
+	}
+	hessian_lower(&h, place, out);
+	hessian_free(&h);
+	be->free(inputs);
+	free(place);
+	return out;
+}
+
+/* Inputs in bf16, with a token that is a thousand times as large: H's errors, of the size of its diagonal. */
+static void
+check_halves(const struct backend *be)
+{
+	enum { M = 333, K = 421, STEP = 150 };
+	float *x = array(M * K, 1), *h, *again;
+	uint16_t *y = mem_alloc(M * K * sizeof *y);
+	double worst = 0, *size = mem_zero(K, sizeof *size);
+	int i, j, m, threads = omp_get_max_threads();
+
+	for (i = 0; i < M * K; i++)
+		y[i] = f32_to_bf16(x[i] * (i / K == 170 ? 1000 : 1));
+	h = lower(be, y, K, M, STEP);
+	for (i = 0; i < M * K; i++)
+		size[i % K] += 2.0 / M * (double)bf16_to_f32(y[i]) * (double)bf16_to_f32(y[i]);
+	for (i = 0; i < K; i++)
+		for (j = 0; j <= i; j++) {
+			double want = 0;
+
+			for (m = 0; m < M; m++)
+				want += 2.0 / M * (double)bf16_to_f32(y[m * K + i]) * (double)bf16_to_f32(y[m * K + j]);
+			worst = fmax(worst, fabs(want - (double)h[i * K + j]) / sqrt(size[i] * size[j]));
+		}
+	ok(worst < 5e-4, "%s: the Hessian of inputs in bf16, off by %.1e", be->name, worst);
+	omp_set_num_threads(3);
+	again = lower(be, y, K, M, STEP);
+	omp_set_num_threads(threads);
+	ok(!memcmp(h, again, K * K * sizeof *h), "%s: and the same by three threads", be->name);
+	free(again);
+	y[200 * K + 40] = 0x7f80;
+	again = lower(be, y, K, M, STEP);
+	ok(!isfinite(again[40 * K + 40]) && !isfinite(again[400 * K + 40]) && isfinite(again[400 * K + 41]),
+	    "%s: what is not finite stays so", be->name);
+	free(again);
+	free(h);
+	free(size);
+	free(x);
+	free(y);
+}
+
 /* An argument names one row. */
 int
 main(int argc, char **argv)
@@ -257,6 +321,7 @@ main(int argc, char **argv)
 		check_degenerate(backends[i]);
 		check_target(backends[i], 40, 300);
 		check_target(backends[i], 90, 64);
+		check_halves(backends[i]);
 	}
 	return done();
 }
