@@ -225,7 +225,8 @@ head_policy(struct head *h, const struct batch *b, const void *hidden, const str
 static void
 bring(void *host, size_t bytes, void *to)
 {
-	memcpy(to, host, bytes);
+	if (bytes)
+		memcpy(to, host, bytes);
 }
 
 void
