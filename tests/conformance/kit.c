@@ -162,13 +162,15 @@ get_ids(const json_t *list, int *n)
 	return ids;
 }
 
-struct model *
-kit_model(const struct kit *k, const char *relative)
+/* As kit_model(), or NULL and the reason. */
+static struct model *
+kept_model(const struct kit *k, const char *relative, char *why)
 {
 	enum { KEPT = 4 };
 	static struct { struct model *m; char *path; } kept[KEPT];
 	static int next;
 	char *path = kit_path(k, relative);
+	struct model *m;
 	int i;
 
 	for (i = 0; i < KEPT; i++)
@@ -176,14 +178,61 @@ kit_model(const struct kit *k, const char *relative)
 			free(path);
 			return kept[i].m;
 		}
+	if (!(m = model_open(path, k->be, DT_F32, why))) {
+		free(path);
+		return NULL;
+	}
 	i = next++ % KEPT;
 	if (kept[i].m) {
 		model_free(kept[i].m);
 		free(kept[i].path);
 	}
-	kept[i].m = model_load(path, k->be, DT_F32);
+	kept[i].m = m;
 	kept[i].path = path;
-	return kept[i].m;
+	return m;
+}
+
+struct model *
+kit_model(const struct kit *k, const char *relative)
+{
+	char why[REASON_MAX];
+	struct model *m = kept_model(k, relative, why);
+
+	if (!m)
+		die("%s", why);
+	return m;
+}
+
+/* Skips the case where there is no such model, fails it where there is one that cannot be read. */
+static void
+try_model(struct verdict *v, const struct kit *k, const char *relative)
+{
+	char why[REASON_MAX], *path = kit_path(k, relative), *config = file_join(path, "config.json");
+
+	if (!file_exists(config))
+		snprintf(v->skipped, sizeof v->skipped, "no model at %.150s", path);
+	else if (!kept_model(k, relative, why))
+		fail(v, "%.390s", why);
+	free(path);
+	free(config);
+}
+
+void
+kit_models(struct verdict *v, const json_t *c, const struct kit *k)
+{
+	static const char *const keys[] = { "model", "reference_model", "teacher" };
+	const json_t *value;
+	size_t i;
+
+	for (i = 0; i < sizeof keys / sizeof *keys; i++) {
+		value = json_object_get(c, keys[i]);
+		if (json_is_string(value))
+			try_model(v, k, json_string_value(value));
+		else if (!strcmp(get_string(value, "form"), "computed"))
+			kit_models(v, value, k);
+		else if (*get_string(value, "head"))
+			try_model(v, k, get_string(value, "head"));
+	}
 }
 
 struct safetensors *

@@ -58,6 +58,8 @@ double get_number(const json_t *c, const char *key, double otherwise);
 struct sampling get_sampling(const json_t *options);
 int32_t *get_ids(const json_t *list, int *n);			/* to be freed */
 
+/* Load what models the case names: it is skipped where one is absent and fails where one cannot be read. */
+void kit_models(struct verdict *v, const json_t *c, const struct kit *k);
 /* A model of the kit on the row under test, in f32; the last few are kept. */
 struct model *kit_model(const struct kit *k, const char *relative);
 /* Its logits of a sequence, [n, vocab]; to be freed. */

@@ -69,7 +69,10 @@ run_threads(struct verdict *v, const struct kind *kind, const json_t *c, const s
 
 	for (threads = 1; threads <= 2 && !v->failure[0] && !v->skipped[0]; threads++) {
 		threads_use(threads);
-		kind->check(v, c, k);
+		if (kind->rows)
+			kit_models(v, c, k);
+		if (!v->failure[0] && !v->skipped[0])
+			kind->check(v, c, k);
 		if (!v->failure[0] && !v->skipped[0] && !v->compared)
 			fail(v, "nothing was compared");
 		if (v->failure[0]) {
@@ -96,9 +99,9 @@ run_case(struct verdict *v, const struct kind *kind, const json_t *c, struct kit
 }
 
 static int
-has_kit(const struct kit *k)
+has_file(const struct kit *k, const char *relative)
 {
-	char *path = kit_path(k, "manifest.json");
+	char *path = kit_path(k, relative);
 	int has = file_exists(path);
 
 	free(path);
@@ -139,7 +142,7 @@ main(int argc, char **argv)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (!k.directory)
 		die("no kit is named, by an operand or by KIT");
-	if (!has_kit(&k)) {
+	if (!has_file(&k, "manifest.json")) {
 		printf("skip conformance: no kit at %s\n", k.directory);
 		return 0;
 	}
@@ -164,9 +167,13 @@ main(int argc, char **argv)
 			count.skipped++;
 			continue;
 		}
-		c = kit_json(&k, get_string(entry, "file"));
-		run_case(&v, kind, c, &k);
-		json_decref(c);
+		if (has_file(&k, get_string(entry, "file"))) {
+			c = kit_json(&k, get_string(entry, "file"));
+			run_case(&v, kind, c, &k);
+			json_decref(c);
+		} else {
+			fail(&v, "the kit has no file '%.200s'", get_string(entry, "file"));
+		}
 		report(label, &v, &count);
 	}
 	all_gptq(&together);

@@ -136,23 +136,6 @@ group_of(const json_t *groups, size_t sequence)
 	return NULL;
 }
 
-static int
-missing_model(struct verdict *v, const json_t *c, const struct kit *k)
-{
-	char *path = kit_path(k, get_string(c, "model"));
-	FILE *config;
-	char *file = mem_format("%s/config.json", path);
-
-	config = fopen(file, "r");
-	if (config)
-		fclose(config);
-	else
-		snprintf(v->skipped, sizeof v->skipped, "no model at %.150s", path);
-	free(file);
-	free(path);
-	return !config;
-}
-
 void
 kind_forward(struct verdict *v, const json_t *c, const struct kit *k)
 {
@@ -164,8 +147,6 @@ kind_forward(struct verdict *v, const json_t *c, const struct kit *k)
 	int t;
 	json_t *sequence;
 
-	if (missing_model(v, c, k))
-		return;
 	st = kit_tensors(v, k, get_string(c, "tensors"));
 	m = kit_model(k, get_string(c, "model"));
 	if (!st)
