@@ -26,6 +26,11 @@ load_rows(float *to, int pitch, int d, ROW row)
 	}
 }
 
+/* The larger of two, and the same to all lanes where one is a NaN. */
+struct larger {
+	__device__ float operator()(float a, float b) const { return fmaxf(a, b); }
+};
+
 static __device__ inline float
 dot(const float *x, const float *y, int d)
 {
@@ -68,14 +73,15 @@ attend(float o[EACH][MOST], float max[EACH], float sum[EACH], const float *q, fl
 		__syncthreads();
 		#pragma unroll
 		for (int i = 0; i < EACH; i++) {
-			float s = c->scale * dot(q + (warp * EACH + i) * pitch, ks + lane * pitch, c->d), p, top, shrink;
+			float s = c->scale * dot(q + (warp * EACH + i) * pitch, ks + lane * pitch, c->d), p, top, zero, shrink;
 
-			s = j0 + lane < limit[i] ? s : -INFINITY;
-			top = fmaxf(max[i], warp_reduce(s, largest()));
-			if (top == -INFINITY)
+			if (limit[i] <= j0)
 				continue;
-			shrink = expf(max[i] - top);
-			p = expf(s - top);
+			s = j0 + lane < limit[i] ? s : -INFINITY;
+			top = fmaxf(max[i], warp_reduce(s, larger()));
+			zero = top == -INFINITY ? 0 : top;
+			shrink = expf(max[i] - zero);
+			p = expf(s - zero);
 			max[i] = top;
 			sum[i] = fmaf(sum[i], shrink, warp_reduce(p, plus()));
 			if (c->threshold)
