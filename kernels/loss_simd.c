@@ -25,6 +25,7 @@ struct side {
 /* What a pass over a row needs to know. */
 struct pass {
 	struct side p, q, q1;		/* teacher, student, student at tau = 1 */
+	float offset;			/* log p - log q less that of their numbers */
 	float c1, ck;			/* gradient = c1 q1 + ck (h - q h_sum) */
 	float h_sum;
 	double d;
@@ -53,12 +54,12 @@ weighted(vec p, vec log_ratio)
 	return vec_less(p, vec_set(FLT_MIN), vec_set(0), p * log_ratio);
 }
 
-/* divergence_term() in lanes. */
+/* divergence_term() in lanes; gap is a - b. Logs of quotients, so that what is alike leaves no rounding of a large log. */
 INLINE vec
-term(const struct divergence *d, vec a, vec b, vec p, vec q, vec *h)
+term(const struct divergence *d, vec a, vec b, vec gap, vec p, vec q, vec *h)
 {
 	float s = d->kind == LOSS_JSD ? d->beta : d->alpha, rest = 1 - s, sum = d->alpha + d->beta;
-	vec m, log_m, pa, qa, pb, qb;
+	vec m, f, pa, qa, pb, qb;
 
 	switch (d->kind) {
 	case LOSS_KD:
@@ -66,23 +67,23 @@ term(const struct divergence *d, vec a, vec b, vec p, vec q, vec *h)
 		return weighted(p, -b);
 	case LOSS_FORWARD_KL:
 		*h = -p;
-		return weighted(p, a - b);
+		return weighted(p, gap);
 	case LOSS_REVERSE_KL:
-		*h = weighted(q, b - a);
+		*h = weighted(q, -gap);
 		return *h;
 	case LOSS_JSD:
-		log_m = vec_log(vec_max(vec_set(FLT_MIN), s * p + rest * q));
-		*h = rest * weighted(q, b - log_m);
-		return s * weighted(p, a - log_m) + *h;
+		m = vec_max(vec_set(FLT_MIN), s * p + rest * q);
+		*h = rest * weighted(q, vec_log(q / m));
+		return s * weighted(p, vec_log(p / m)) + *h;
 	case LOSS_SKEW_KL:
 		m = vec_max(vec_set(FLT_MIN), s * p + rest * q);
 		*h = -rest * p * q / m;
-		return weighted(p, a - vec_log(m));
+		return weighted(p, vec_log(p / m));
 	case LOSS_SKEW_RKL:
 		m = vec_max(vec_set(FLT_MIN), s * q + rest * p);
-		log_m = weighted(q, b - vec_log(m));
-		*h = log_m - s * q * q / m;
-		return log_m;
+		f = weighted(q, vec_log(q / m));
+		*h = f - s * q * q / m;
+		return f;
 	case LOSS_ALPHA_BETA:
 		pa = vec_exp(d->alpha * a);
 		qa = vec_exp(d->alpha * b);
@@ -97,28 +98,19 @@ term(const struct divergence *d, vec a, vec b, vec p, vec q, vec *h)
 	}
 }
 
-/*
- * How often log p and log q are counted in D when each is off by a constant: with it, the rounding
- * of log_sum, which is the same for the whole row, is taken back.
- */
+/* What D lacks by the rounding of log_sum and of offset, which are the same for the whole row. */
 static double
 rounding(const struct divergence *d, const struct pass *s)
 {
-	double p = s->p.exact - s->p.log_sum, q = s->q.exact - s->q.log_sum;
+	double gap = s->q.exact - s->p.exact - s->offset;
 
 	switch (d->kind) {
 	case LOSS_KD:
-		return q;
+		return s->q.exact - s->q.log_sum;
 	case LOSS_FORWARD_KL:
-		return q - p;
+		return gap;
 	case LOSS_REVERSE_KL:
-		return p - q;
-	case LOSS_JSD:
-		return -d->beta * p - (1 - d->beta) * q;
-	case LOSS_SKEW_KL:
-		return -p;
-	case LOSS_SKEW_RKL:
-		return -q;
+		return -gap;
 	default:
 		return 0;
 	}
@@ -136,7 +128,7 @@ columns(int what, float *x, const float *teacher, const struct divergence *d, co
 	vec z = vec_get_n(x, DT_F32, 0, n), y = (z - s->q.max) * s->q.scale;
 	vec t = (vec_get_n(teacher, DT_F32, 0, n) - s->p.max) * s->p.scale;
 	vec q = vec_exp(y) * s->q.inv_sum, p = vec_exp(t) * s->p.inv_sum, q1 = q, h;
-	vec f = term(d, t - s->p.log_sum, y - s->q.log_sum, p, q, &h);
+	vec f = term(d, t - s->p.log_sum, y - s->q.log_sum, t - y + s->offset, p, q, &h);
 
 	if (what & SUM) {
 		*d_sum += vec_first(f, n, 0);
@@ -181,6 +173,7 @@ row_dense(float *x, const float *teacher, const struct divergence *d, const stru
 	s.p = side(teacher, 1 / d->tau, v);
 	if (d->tau != 1)
 		s.q = side(x, 1 / d->tau, v);
+	s.offset = (float)(s.q.exact - s.p.exact);
 	s.c1 = inv_count * (1 - d->kd_ratio);
 	s.ck = inv_count * d->kd_ratio * d->tau;
 	if (d->kind == LOSS_KD || d->kind == LOSS_FORWARD_KL) {
