@@ -48,7 +48,7 @@ policy_gradient() {
 }
 
 go() {
-	timeout 60 bash -o pipefail -c "$1"
+	timeout "${SANITIZE:+6}60" bash -o pipefail -c "$1"
 }
 
 online_metrics() {
