@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * factor - the Cholesky factor of the inverse, by LAPACK on one thread
+ * factor - the Cholesky factor of the inverse, by BLAS and LAPACK in blocks that threads share
  *
  * With P the reversal, P H P = L L^T gives H = R R^T, R = P L P upper, and inv(H) = U^T U with
  * U = inv(R) = P inv(L) P: one factorisation and one inversion of a triangle, half of the work of
  * Cholesky, inverse, Cholesky. P on both sides reverses an array from its end to its beginning.
+ * Each call works on one thread, and the blocks are the same for any number of them: so are the bytes.
  */
 #include <cblas.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "lib/base/die.h"
 #include "lib/base/mem.h"
@@ -82,24 +84,90 @@ diagonal(struct factor *f, float *d)
 	return isfinite(sum) ? sum / f->k : NAN;
 }
 
+enum { BLOCK = 384, STRIP = 96 };
+
+static inline int
+block_at(int i, int k)
+{
+	return k - i < BLOCK ? k - i : BLOCK;
+}
+
+/* The lower triangle of a [k, k] becomes L of a = L L^T. Returns 0 where a is not positive definite. */
+static int
+cholesky(float *a, int k)
+{
+	int j, i, l, n, info;
+
+	for (j = 0; j < k; j += BLOCK) {
+		float *column = a + (size_t)j * (size_t)k + j;	/* the diagonal's block, and what lies below */
+
+		n = block_at(j, k);
+		spotrf_("U", &n, column, &k, &info);		/* by columns, what is the lower triangle by rows */
+		if (info)
+			return 0;
+		#pragma omp parallel for schedule(dynamic)
+		for (i = j + n; i < k; i += BLOCK)
+			cblas_strsm(CblasRowMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit, block_at(i, k), n, 1,
+			    column, k, a + (size_t)i * (size_t)k + j, k);
+		#pragma omp parallel for schedule(dynamic) private(l)
+		for (i = j + n + (k - j - n - 1) / BLOCK * BLOCK; i >= j + n; i -= BLOCK) {
+			float *row = a + (size_t)i * (size_t)k;
+
+			for (l = j + n; l < i; l += BLOCK)
+				cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, block_at(i, k), BLOCK, n, -1, row + j, k,
+				    a + (size_t)l * (size_t)k + j, k, 1, row + l, k);
+			cblas_ssyrk(CblasRowMajor, CblasLower, CblasNoTrans, block_at(i, k), n, -1, row + j, k, 1, row + i, k);
+		}
+	}
+	return 1;
+}
+
+/* L [k, k], lower, becomes its inverse, from the last block of columns to the first. */
+static int
+invert(float *a, int k)
+{
+	int j, i, n, info;
+
+	for (j = (k - 1) / BLOCK * BLOCK; j >= 0; j -= BLOCK) {
+		float *column = a + (size_t)j * (size_t)k + j, *below, *done;
+		int rows;
+
+		n = block_at(j, k);
+		below = column + (size_t)n * (size_t)k;
+		done = below + n;
+		rows = k - j - n;
+		#pragma omp parallel for schedule(dynamic)
+		for (i = 0; i < n; i += STRIP)
+			cblas_strmm(CblasRowMajor, CblasLeft, CblasLower, CblasNoTrans, CblasNonUnit, rows,
+			    n - i < STRIP ? n - i : STRIP, 1, done, k, below + i, k);
+		#pragma omp parallel for schedule(dynamic)
+		for (i = 0; i < rows; i += BLOCK)
+			cblas_strsm(CblasRowMajor, CblasRight, CblasLower, CblasNoTrans, CblasNonUnit, block_at(i, rows), n, -1,
+			    column, k, below + (size_t)i * (size_t)k, k);
+		strtri_("U", "N", &n, column, &k, &info);
+		if (info)
+			return 0;
+	}
+	return 1;
+}
+
 /* U of the permuted H + damp mean I, in place of whatever u holds; 0 where that is not positive definite. */
 static int
 decompose(struct factor *f, const struct hessian *h, const int *place, const float *d, double mean)
 {
-	size_t k = (size_t)f->k, n = k * k, i, j;
-	int info;
+	size_t k = (size_t)f->k, n = k * k, i;
 
 	hessian_lower(h, place, f->u);
 	for (i = 0; i < k; i++)
 		f->u[(size_t)place[i] * (k + 1)] = d[i] + (float)(f->damp * mean);
-	spotrf_("U", &f->k, f->u, &f->k, &info);	/* by columns, what is the lower triangle by rows */
-	for (i = 0; i < k && !info; i++)
-		info = !isfinite(f->u[i * (k + 1)]);
-	if (info)
+	if (!cholesky(f->u, f->k))
 		return 0;
-	strtri_("U", "N", &f->k, f->u, &f->k, &info);
-	if (info)
+	for (i = 0; i < k; i++)
+		if (!isfinite(f->u[i * (k + 1)]))
+			return 0;
+	if (!invert(f->u, f->k))
 		return 0;
+	#pragma omp parallel for
 	for (i = 0; i < n / 2; i++) {
 		float x = f->u[i];
 
@@ -107,8 +175,7 @@ decompose(struct factor *f, const struct hessian *h, const int *place, const flo
 		f->u[n - 1 - i] = x;
 	}
 	for (i = 1; i < k; i++)
-		for (j = 0; j < i; j++)
-			f->u[i * k + j] = 0;
+		memset(f->u + i * k, 0, i * sizeof *f->u);
 	return 1;
 }
 
@@ -122,7 +189,7 @@ factor_init(struct factor *f, const struct hessian *h, const struct gptq_options
 
 	*f = (struct factor){ .k = h->k, .order = mem_alloc(k * sizeof *f->order),
 	    .group = mem_alloc(k * sizeof *f->group), .dead = mem_alloc(k), .u = mem_alloc(k * k * sizeof *f->u) };
-	openblas_set_num_threads(1);	/* the same bytes, whatever the number of threads */
+	openblas_set_num_threads(1);
 	hessian_diagonal(h, d);
 	mean = diagonal(f, d);
 	if (isfinite(mean)) {
