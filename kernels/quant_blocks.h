@@ -10,7 +10,7 @@
  *	total = (power of two x sum) x scale + total
  *
  * which has one order for any number of rows. What f32 has to stay f32 is multiplied a second time by what the
- * integers left of x. A word is two integers. Where there are many rows, codes are expanded to words of a panel,
+ * integers left of x, as if these were more rows. A word is two integers. Where there are many rows, codes are expanded to words of a panel,
  * less their zeros; a few rows use them from registers, while they stream in from memory, and start from what the
  * zeros take off the sum.
  */
@@ -32,6 +32,7 @@ struct whole {
 	float *scale;			/* [cuts][stride] */
 	int32_t *sum;			/* [cuts][stride]: of the integers */
 	int words, cut, stride;		/* cut: words of one */
+	int parts;			/* 2: behind all rows comes what is left of each */
 };
 
 /* The widest cut of whole groups: groups are cut evenly, a single one may leave a rest. */
@@ -81,7 +82,7 @@ whole_cut(float x[CUT], int16_t to[CUT], float *scale, int32_t *sum)
 }
 
 static void
-whole_row(const struct whole *h, int row, const void *x, enum dtype type, const struct weight *w, int part)
+whole_row(const struct whole *h, int row, int rows, const void *x, enum dtype type, const struct weight *w)
 {
 	const int *order = w->quant.order;
 	uint32_t *to = h->x + (size_t)row * (size_t)h->words;
@@ -101,32 +102,35 @@ whole_row(const struct whole *h, int row, const void *x, enum dtype type, const 
 			    ((const float *)x)[from + (size_t)order[2 * at + i]];
 		for (i = 0; i < n && !order; i++)
 			line[i] = type == DT_BF16 ? bf16_to_f32(half[i]) : f[i];
-		for (p = 0; p <= part; p++)
-			whole_cut(line, integers, &h->scale[out], &h->sum[out]);
-		memcpy(to + at, integers, (size_t)min(h->cut, h->words - at) * sizeof *to);
+		for (p = 0; p < h->parts; p++) {
+			size_t ahead = (size_t)p * (size_t)rows;
+
+			whole_cut(line, integers, &h->scale[out + ahead], &h->sum[out + ahead]);
+			memcpy(to + ahead * (size_t)h->words + at, integers, (size_t)min(h->cut, h->words - at) * sizeof *to);
+		}
 	}
 }
 
-/* All rows of x, or what is left of it; to be freed. The scales of rows that only tiles have are zeros. */
+/* All rows of x, and what is left of them; to be freed. The scales of rows that only tiles have are zeros. */
 static struct whole
-whole_new(const void *x, enum dtype type, const struct weight *w, int rows, int part)
+whole_new(const void *x, enum dtype type, const struct weight *w, int rows, int parts)
 {
 	int words = quant_padded(w->k) / 2, cut = cut_inputs(&w->quant, w->k) / 2, cuts = (words + cut - 1) / cut, r;
-	struct whole h = { .words = words, .cut = cut, .stride = rows + ROWS };
-	size_t scales = (size_t)cuts * (size_t)h.stride;
+	struct whole h = { .words = words, .cut = cut, .stride = parts * rows + ROWS, .parts = parts };
+	size_t scales = (size_t)cuts * (size_t)h.stride, all = (size_t)(parts * rows) * (size_t)words;
 
-	h.x = alloc_cpu(((size_t)rows * (size_t)words + 2 * scales) * sizeof *h.x);
+	h.x = alloc_cpu((all + 2 * scales) * sizeof *h.x);
 	if (!h.x)
 		die("no memory for a matrix product");
-	h.scale = (float *)(h.x + (size_t)rows * (size_t)words);
+	h.scale = (float *)(h.x + all);
 	h.sum = (int32_t *)(h.scale + scales);
 	memset(h.scale, 0, 2 * scales * sizeof *h.scale);
 	if (rows == 1)
-		whole_row(&h, 0, x, type, w, part);
+		whole_row(&h, 0, rows, x, type, w);
 	else
 		#pragma omp parallel for
 		for (r = 0; r < rows; r++)
-			whole_row(&h, r, x, type, w, part);
+			whole_row(&h, r, rows, x, type, w);
 	return h;
 }
 
@@ -399,6 +403,28 @@ multiply_whole(const struct product *p, float *total, const uint32_t *a, const u
 	}
 }
 
+/* The product of what is left of x, which comes on top. */
+static struct product
+rest_of(const struct product *p)
+{
+	struct product rest = *p;
+
+	rest.b = NULL;
+	rest.accumulate = 1;
+	return rest;
+}
+
+static void
+finish_parts(const struct product *p, const float *total, int col)
+{
+	int rows = p->rows / p->whole->parts;
+	struct product rest = rest_of(p);
+
+	p->finish(p, total, 0, rows, col);
+	if (p->whole->parts == 2)
+		rest.finish(&rest, total + rows * PANEL, 0, rows, col);
+}
+
 /* A thread's share of the panels: the strips take turns at each cut, which the first brings from memory. */
 static void
 stream_part(const struct product *p, const struct part *part, int strip)
@@ -423,7 +449,7 @@ stream_part(const struct product *p, const struct part *part, int strip)
 				    (size_t)(word * shape_rows(rows)), words, &of, &p->w->quant);
 			}
 		}
-		p->finish(p, total, 0, p->rows, col);
+		finish_parts(p, total, col);
 	}
 }
 
@@ -432,17 +458,24 @@ forward_quantised(void *y, enum dtype ytype, const void *x, enum dtype xtype, co
     int m, int n, int accumulate)
 {
 	int parts = xtype == DT_F32 && ytype == DT_F32 ? 2 : 1, part;
+	struct whole all = whole_new(x, xtype, w, m, parts), whole = all;
+	struct product p = {
+		.rows = parts * m, .cols = n, .sum = all.words, .words = all.words, .cut = all.cut, .pack_rows = pack_turned,
+		.pack_cols = panel_codes, .multiply = multiply_whole, .finish = finish_rows,
+		.x = { all.x, DT_F32, all.words }, .w = w, .whole = &whole, .b = b, .y = y,
+		.ytype = ytype, .accumulate = accumulate,
+	};
 
-	for (part = 0; part < parts; part++) {
-		struct whole whole = whole_new(x, xtype, w, m, part);
-		struct product p = {
-			.rows = m, .cols = n, .sum = whole.words, .words = whole.words, .cut = whole.cut, .pack_rows = pack_turned,
-			.pack_cols = panel_codes, .multiply = multiply_whole, .finish = finish_rows,
-			.x = { whole.x, DT_F32, whole.words }, .w = w, .whole = &whole, .b = part ? NULL : b, .y = y,
-			.ytype = ytype, .accumulate = part || accumulate,
-		};
-
-		product_run(&p, m <= ONCE ? stream_part : product_part);
-		free_cpu(whole.x);
+	if (p.rows <= ONCE)
+		product_run(&p, stream_part);
+	for (part = 0; parts * m > ONCE && part < parts; part++) {
+		p.rows = m;
+		product_run(&p, product_part);
+		p = rest_of(&p);
+		whole.x += (size_t)m * (size_t)all.words;
+		whole.scale += m;
+		whole.sum += m;
+		p.x.data = whole.x;
 	}
+	free_cpu(all.x);
 }
