@@ -16,7 +16,8 @@ void
 matmul_avx512(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w, const float *b,
     int m, int n, int accumulate)
 {
-	(w->type == DT_U8 ? forward_quantised : by_pairs(w) ? matmul_avx512bf16 : forward)(y, ytype, x, xtype, w, b, m, n, accumulate);
+	(w->type == DT_U8 ? forward_quantised : by_pairs(w) ? matmul_avx512bf16 : forward)(y, ytype, x, xtype, w, b, m,
+	    n, accumulate);
 }
 
 void

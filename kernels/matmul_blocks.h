@@ -611,7 +611,8 @@ block_pack(const struct block *k)
 static void
 product_part(const struct product *p, const struct part *part, int strip)
 {
-	int span = even_cut(p->words, WORD_SPAN, p->cut ? p->cut : PANEL), step = even_cut(part->row_end - part->row, ROW_BLOCK, strip);
+	int span = even_cut(p->words, WORD_SPAN, p->cut ? p->cut : PANEL);
+	int step = even_cut(part->row_end - part->row, ROW_BLOCK, strip);
 	int panels = (part->col_end - part->col + PANEL - 1) / PANEL, group, c;
 	struct block k = { .p = p, .strip = strip, .word_end = min(span, p->words) };
 	size_t a, b, sums;

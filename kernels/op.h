@@ -253,8 +253,9 @@ struct backend {
 	void (*matmul_dw)(float *dw, const struct weight *w, const void *dy, enum dtype dytype, const void *x,
 	    enum dtype xtype, int m, int n);
 	/*
-	 * matmul_dw of columns of bf16 that were packed before: of x from `input` on, of dy from `output` on, multiples of 32. A number counts
-	 * 12 bits, under a power of two that it shares with its column's next 127 rows at most. NULL: the row has no such thing.
+	 * matmul_dw of columns of bf16 that were packed before: of x from `input` on, of dy from `output` on,
+	 * multiples of 32. A number counts 12 bits, under a power of two that it shares with its column's next 127
+	 * rows at most. NULL: the row has no such thing.
 	 * gram_pack(): g->data has gram_bytes() of the most m and k.
 	 */
 	size_t (*gram_bytes)(int m, int k);

@@ -10,9 +10,9 @@
  *	total = (power of two x sum) x scale + total
  *
  * which has one order for any number of rows. What f32 has to stay f32 is multiplied a second time by what the
- * integers left of x, as if these were more rows. A word is two integers. Where there are many rows, codes are expanded to words of a panel,
- * less their zeros; a few rows use them from registers, while they stream in from memory, and start from what the
- * zeros take off the sum.
+ * integers left of x, as if these were more rows. A word is two integers. Where there are many rows, codes are
+ * expanded to words of a panel, less their zeros; a few rows use them from registers, while they stream in from
+ * memory, and start from what the zeros take off the sum.
  */
 #include <math.h>
 #include <string.h>
@@ -47,7 +47,10 @@ cut_inputs(const struct quant *q, int k)
 	return n;
 }
 
-/* The integers of a cut, zeros behind its end, and their sum; x becomes what is left. Of what is not finite the scale is NaN. */
+/*
+ * The integers of a cut, zeros behind its end, and their sum; x becomes what is left. Of what is not finite the
+ * scale is NaN.
+ */
 static void
 whole_cut(float x[CUT], int16_t to[CUT], float *scale, int32_t *sum)
 {
