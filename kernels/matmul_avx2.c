@@ -122,6 +122,14 @@ vec_float(vec integers)
 	return _mm256_cvtepi32_ps(_mm256_castps_si256(integers));
 }
 
+/* The number in `bits` bits of each lane from bit `at` on. */
+static inline __attribute__((always_inline)) vec
+vec_digit(vec x, int bits, int at)
+{
+	return _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(_mm256_castps_si256(x), at),
+	    _mm256_set1_epi32((1 << bits) - 1)));
+}
+
 static inline int
 dot_fuses(void)
 {

@@ -123,6 +123,17 @@ vec_float(vec integers)
 	return _mm512_cvtepi32_ps(_mm512_castps_si512(integers));
 }
 
+/* The number in `bits` bits of each lane from bit `at` on. A permutation looks at the low four of an index. */
+static inline __attribute__((always_inline)) vec
+vec_digit(vec x, int bits, int at)
+{
+	const vec number = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+	__m512i right = _mm512_srli_epi32(_mm512_castps_si512(x), (unsigned)at);
+
+	return bits == 4 ? _mm512_permutexvar_ps(right, number) :
+	    _mm512_cvtepi32_ps(_mm512_and_si512(right, _mm512_set1_epi32(0xff)));
+}
+
 /* VNNI */
 static inline int
 dot_fuses(void)

@@ -476,31 +476,35 @@ struct part {
 	int row, row_end, col, col_end;
 };
 
-static pthread_key_t scratch_key;	/* frees it when its thread ends */
+enum scratch { OF_PART, OF_PRODUCT, SCRATCHES };
+
+static pthread_key_t scratch_keys[SCRATCHES];	/* free it when its thread ends */
 
 static void
-scratch_key_make(void)
+scratch_keys_make(void)
 {
-	if (pthread_key_create(&scratch_key, free_cpu))
-		die("too many keys for threads");
+	int i;
+
+	for (i = 0; i < SCRATCHES; i++)
+		if (pthread_key_create(&scratch_keys[i], free_cpu))
+			die("too many keys for threads");
 }
 
 static void *
-scratch(size_t bytes)
+scratch(enum scratch of, size_t bytes)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
-	static _Thread_local void *p;
-	static _Thread_local size_t size;
+	static _Thread_local struct { void *p; size_t size; } kept[SCRATCHES];
 
-	if (bytes > size) {
-		free_cpu(p);
-		p = alloc_cpu(bytes);
-		size = bytes;
-		pthread_once(&once, scratch_key_make);
-		if (!p || pthread_setspecific(scratch_key, p))
+	if (bytes > kept[of].size) {
+		free_cpu(kept[of].p);
+		kept[of].p = alloc_cpu(bytes);
+		kept[of].size = bytes;
+		pthread_once(&once, scratch_keys_make);
+		if (!kept[of].p || pthread_setspecific(scratch_keys[of], kept[of].p))
 			die("no memory for a matrix product");
 	}
-	return p;
+	return kept[of].p;
 }
 
 struct block {
@@ -624,7 +628,7 @@ product_part(const struct product *p, const struct part *part, int strip)
 	a = ((size_t)(step / strip + 1) * (size_t)span * ROWS + LINE - 1) / LINE * LINE;
 	b = (size_t)(group * (min(WORD_BLOCK, span) + LANES) * PANEL);
 	sums = (size_t)(step / strip * TILE) * (size_t)(span < p->words ? panels : group);
-	k.a = scratch((a + b + sums) * sizeof *k.a);
+	k.a = scratch(OF_PART, (a + b + sums) * sizeof *k.a);
 	k.b = k.a + a;
 	k.c = (float *)(k.b + b);
 	for (k.row = part->row; k.row < part->row_end; k.row = k.row_end) {
@@ -670,17 +674,17 @@ narrow_panel(const struct product *p, const uint32_t *a, int strip, int col)
 	p->finish(p, c, 0, p->rows, col);
 }
 
-/* All rows in strips. Valid until the thread's next scratch(). */
+/* All rows in strips. Valid until the thread's next scratch() of a part. */
 static uint32_t *
 narrow_pack(const struct product *p, int strip)
 {
 	int strips = (p->rows + strip - 1) / strip, s;
-	uint32_t *a = scratch(((size_t)(strips * strip) * (size_t)p->words + LANES * LANES) * sizeof *a);
+	uint32_t *a = scratch(OF_PART, ((size_t)(strips * strip) * (size_t)p->words + LANES * LANES) * sizeof *a);
 
 	for (s = 0; s < strips; s++) {
 		int rows = min(strip, p->rows - s * strip);
 
-		pack_turned(a + (size_t)(s * strip) * (size_t)p->words, p, s * strip, rows, 0, p->words, shape_rows(rows));
+		p->pack_rows(a + (size_t)(s * strip) * (size_t)p->words, p, s * strip, rows, 0, p->words, shape_rows(rows));
 	}
 	return a;
 }
@@ -731,10 +735,16 @@ product_run(const struct product *p, part_function *run)
 {
 	int pays = (double)p->rows * p->cols * p->words > SMALL, strip = even_cut(p->rows, ROWS, ROW_UNIT);
 
-	#pragma omp parallel if (pays)
+	int unit = run == product_part ? strip : p->rows;
+	struct part all = part_of(p, unit, 0, 1);
+
+	if (!pays) {
+		run(p, &all, strip);
+		return;
+	}
+	#pragma omp parallel
 	{
-		struct part part = part_of(p, run == product_part ? strip : p->rows, omp_get_thread_num(),
-		    omp_get_num_threads());
+		struct part part = part_of(p, unit, omp_get_thread_num(), omp_get_num_threads());
 
 		run(p, &part, strip);
 	}

@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * quant_blocks - products with quantised weights, in whole numbers
+ * quant_blocks - products with quantised weights
  *
- * Included after kernels/matmul_blocks.h by machines whose words are f32. The sum is cut into at most CUT inputs
- * of one group. Activations become integers of 16 bits under a power of two that is the cut's: all bits of a bf16
- * that is not 128 times smaller than the cut's largest, and of others more than rounding takes off the largest.
- * Codes and activations are multiplied and added up exactly, so in any order, and each cut's sum counts once:
+ * Included after kernels/matmul_blocks.h by machines whose words are f32. What f32 has to stay f32 is multiplied by the
+ * weights that the codes stand for, which f32 holds exactly, in the order of any f32 product: one row by weights
+ * that never leave the registers, more by a block of them at a time.
+ *
+ * All else is multiplied in whole numbers. The sum is cut into at most CUT inputs of one group. Activations become
+ * integers of 16 bits under a power of two that is the cut's: all bits of a bf16 that is not 128 times smaller than
+ * the cut's largest, and of others more than rounding takes off the largest. Codes and activations are multiplied
+ * and added up exactly, so in any order, and each cut's sum counts once:
  *
  *	total = (power of two x sum) x scale + total
  *
- * which has one order for any number of rows. What f32 has to stay f32 is multiplied a second time by what the
- * integers left of x, as if these were more rows. A word is two integers. Where there are many rows, codes are
+ * which has one order for any number of rows. A word is two integers. Where there are many rows, codes are
  * expanded to words of a panel, less their zeros; a few rows use them from registers, while they stream in from
  * memory, and start from what the zeros take off the sum.
  */
@@ -20,7 +23,7 @@
 #include "kernels/quant.h"
 
 enum {
-	CUT = 128,
+	CUT = 128,			/* inputs; and those of a block of weights for a few rows */
 	ONCE = NARROW,			/* rows that use the codes as they stream in */
 	CHAINS = 4,			/* sums of one row, which hide each other's latency */
 	FETCH = 4096,			/* bytes ahead */
@@ -32,7 +35,6 @@ struct whole {
 	float *scale;			/* [cuts][stride] */
 	int32_t *sum;			/* [cuts][stride]: of the integers */
 	int words, cut, stride;		/* cut: words of one */
-	int parts;			/* 2: behind all rows comes what is left of each */
 };
 
 /* The widest cut of whole groups: groups are cut evenly, a single one may leave a rest. */
@@ -47,12 +49,9 @@ cut_inputs(const struct quant *q, int k)
 	return n;
 }
 
-/*
- * The integers of a cut, zeros behind its end, and their sum; x becomes what is left. Of what is not finite the
- * scale is NaN.
- */
+/* The integers of a cut, zeros behind its end, and their sum. Of what is not finite the scale is NaN. */
 static void
-whole_cut(float x[CUT], int16_t to[CUT], float *scale, int32_t *sum)
+whole_cut(const float x[CUT], int16_t to[CUT], float *scale, int32_t *sum)
 {
 	enum { LEAST = 16, MAGIC = 0x4b400000 };	/* 1.5 x 2^23: the sum's low bits are the integer */
 	uint32_t bits[CUT], most = 0, power[3];
@@ -78,14 +77,13 @@ whole_cut(float x[CUT], int16_t to[CUT], float *scale, int32_t *sum)
 		memcpy(&integer, &y, sizeof y);
 		to[i] = (int16_t)integer;
 		total += (int32_t)(integer - MAGIC);
-		x[i] -= (y - factor[2]) * factor[1];
 	}
 	*scale += factor[1];
 	*sum = total;
 }
 
 static void
-whole_row(const struct whole *h, int row, int rows, const void *x, enum dtype type, const struct weight *w)
+whole_row(const struct whole *h, int row, const void *x, enum dtype type, const struct weight *w)
 {
 	const int *order = w->quant.order;
 	uint32_t *to = h->x + (size_t)row * (size_t)h->words;
@@ -94,7 +92,7 @@ whole_row(const struct whole *h, int row, int rows, const void *x, enum dtype ty
 	const uint16_t *half = (const uint16_t *)x + from;
 	int16_t integers[CUT];
 	float line[CUT];
-	int at, i, n, p;
+	int at, i, n;
 
 	for (at = 0; at < h->words; at += h->cut, out += (size_t)h->stride, f += n, half += n) {
 		n = min(2 * h->cut, w->k - 2 * at);
@@ -105,35 +103,29 @@ whole_row(const struct whole *h, int row, int rows, const void *x, enum dtype ty
 			    ((const float *)x)[from + (size_t)order[2 * at + i]];
 		for (i = 0; i < n && !order; i++)
 			line[i] = type == DT_BF16 ? bf16_to_f32(half[i]) : f[i];
-		for (p = 0; p < h->parts; p++) {
-			size_t ahead = (size_t)p * (size_t)rows;
-
-			whole_cut(line, integers, &h->scale[out + ahead], &h->sum[out + ahead]);
-			memcpy(to + ahead * (size_t)h->words + at, integers, (size_t)min(h->cut, h->words - at) * sizeof *to);
-		}
+		whole_cut(line, integers, &h->scale[out], &h->sum[out]);
+		memcpy(to + at, integers, (size_t)min(h->cut, h->words - at) * sizeof *to);
 	}
 }
 
-/* All rows of x, and what is left of them; to be freed. The scales of rows that only tiles have are zeros. */
+/* All rows of x. The scales of rows that only tiles have are zeros. */
 static struct whole
-whole_new(const void *x, enum dtype type, const struct weight *w, int rows, int parts)
+whole_of(const void *x, enum dtype type, const struct weight *w, int rows)
 {
 	int words = quant_padded(w->k) / 2, cut = cut_inputs(&w->quant, w->k) / 2, cuts = (words + cut - 1) / cut, r;
-	struct whole h = { .words = words, .cut = cut, .stride = parts * rows + ROWS, .parts = parts };
-	size_t scales = (size_t)cuts * (size_t)h.stride, all = (size_t)(parts * rows) * (size_t)words;
+	struct whole h = { .words = words, .cut = cut, .stride = rows + ROWS };
+	size_t scales = (size_t)cuts * (size_t)h.stride, all = (size_t)rows * (size_t)words;
 
-	h.x = alloc_cpu((all + 2 * scales) * sizeof *h.x);
-	if (!h.x)
-		die("no memory for a matrix product");
+	h.x = scratch(OF_PRODUCT, (all + 2 * scales) * sizeof *h.x);
 	h.scale = (float *)(h.x + all);
 	h.sum = (int32_t *)(h.scale + scales);
 	memset(h.scale, 0, 2 * scales * sizeof *h.scale);
 	if (rows == 1)
-		whole_row(&h, 0, rows, x, type, w);
+		whole_row(&h, 0, x, type, w);
 	else
 		#pragma omp parallel for
 		for (r = 0; r < rows; r++)
-			whole_row(&h, r, rows, x, type, w);
+			whole_row(&h, r, x, type, w);
 	return h;
 }
 
@@ -406,28 +398,6 @@ multiply_whole(const struct product *p, float *total, const uint32_t *a, const u
 	}
 }
 
-/* The product of what is left of x, which comes on top. */
-static struct product
-rest_of(const struct product *p)
-{
-	struct product rest = *p;
-
-	rest.b = NULL;
-	rest.accumulate = 1;
-	return rest;
-}
-
-static void
-finish_parts(const struct product *p, const float *total, int col)
-{
-	int rows = p->rows / p->whole->parts;
-	struct product rest = rest_of(p);
-
-	p->finish(p, total, 0, rows, col);
-	if (p->whole->parts == 2)
-		rest.finish(&rest, total + rows * PANEL, 0, rows, col);
-}
-
 /* A thread's share of the panels: the strips take turns at each cut, which the first brings from memory. */
 static void
 stream_part(const struct product *p, const struct part *part, int strip)
@@ -452,33 +422,208 @@ stream_part(const struct product *p, const struct part *part, int strip)
 				    (size_t)(word * shape_rows(rows)), words, &of, &p->w->quant);
 			}
 		}
-		finish_parts(p, total, col);
+		p->finish(p, total, 0, p->rows, col);
 	}
+}
+
+/* Codes of n inputs of one group. */
+struct run {
+	const char *group, *codes;
+	int n;
+};
+
+/* The first of a panel's inputs i .. end-1. */
+static inline struct run
+run_at(const struct weight *w, int col, int i, int end)
+{
+	const char *group = quant_group(w, col, i / w->quant.group);
+	int within = i % w->quant.group;
+
+	return (struct run){ group, group + quant_head(&w->quant) + quant_codes(&w->quant, within),
+	    min(w->quant.group - within, end - i) };
+}
+
+/* What a code's weight is more than its product with the scale. */
+static inline __attribute__((always_inline)) vec
+offset(const char *group, int h, vec scale, int bits, int asymmetric)
+{
+	return (vec){ 0 } - vec_float(code_zeros(group, h, bits, asymmetric)) * scale;
+}
+
+/* Weights of LANES outputs, of input number j of a word of codes. */
+static inline __attribute__((always_inline)) vec
+weight_of(vec codes, vec scale, vec least, int bits, int j)
+{
+	return vec_fma(least, vec_digit(codes, bits, 16 * (j % 2) + bits * (j / 2)), scale);
+}
+
+static inline __attribute__((always_inline)) void
+weigh(uint32_t *b, const struct run *r, int bits, int asymmetric)
+{
+	int i, j, h;
+
+	for (h = 0; h < PANEL; h += LANES) {
+		vec scale = vec_half((const uint16_t *)r->group + h), least = offset(r->group, h, scale, bits, asymmetric);
+		const char *from = r->codes + h * 4;
+
+		for (i = 0; i < r->n; i += 32 / bits, from += PANEL * 4) {
+			vec codes = vec_load(from);
+
+			_mm_prefetch(from + FETCH, _MM_HINT_T0);
+			#pragma GCC unroll 8
+			for (j = 0; j < 32 / bits; j++)
+				vec_store(b + (i + j) * PANEL + h, weight_of(codes, scale, least, bits, j));
+		}
+	}
+}
+
+static const uint32_t *
+panel_weights(uint32_t *b, const struct product *p, int col, int word, int words)
+{
+	const struct quant *q = &p->w->quant;
+	struct run r;
+	int at;
+
+	for (at = 0; at < words; at += r.n) {
+		r = run_at(p->w, col, word + at, word + words);
+		if (q->bits == 4 && !q->asymmetric)
+			weigh(b + at * PANEL, &r, 4, 0);
+		else if (q->bits == 4)
+			weigh(b + at * PANEL, &r, 4, 1);
+		else
+			weigh(b + at * PANEL, &r, 8, q->asymmetric);
+	}
+	return b;
+}
+
+/* The sums of one row go on. */
+static inline __attribute__((always_inline)) void
+weigh_row(float sums[PANEL], const uint32_t *x, const struct run *r, int bits, int asymmetric)
+{
+	int i, j, h, v;
+
+	for (h = 0; h < PANEL; h += 2 * LANES) {
+		const char *from = r->codes + h * 4;
+		vec sum[2], scale[2], least[2], codes[2];
+
+		for (v = 0; v < 2; v++) {
+			scale[v] = vec_half((const uint16_t *)r->group + h + v * LANES);
+			least[v] = offset(r->group, h + v * LANES, scale[v], bits, asymmetric);
+			sum[v] = vec_load(sums + h + v * LANES);
+		}
+		for (i = 0; i < r->n; i += 32 / bits, from += PANEL * 4) {
+			for (v = 0; v < 2; v++) {
+				codes[v] = vec_load(from + v * LANES * 4);
+				_mm_prefetch(from + v * LANES * 4 + FETCH, _MM_HINT_T0);
+			}
+			#pragma GCC unroll 8
+			for (j = 0; j < 32 / bits; j++)
+				#pragma GCC unroll 2
+				for (v = 0; v < 2; v++)
+					sum[v] = vec_fma(sum[v], vec_word(x + i + j), weight_of(codes[v], scale[v], least[v], bits, j));
+		}
+		for (v = 0; v < 2; v++)
+			vec_store(sums + h + v * LANES, sum[v]);
+	}
+}
+
+static void
+weights_row(const struct product *p, const struct part *part, int strip)
+{
+	const struct quant *q = &p->w->quant;
+	const uint32_t *x = narrow_pack(p, strip);
+	float sums[PANEL];
+	struct run r;
+	int col, at;
+
+	for (col = part->col; col < part->col_end; col += PANEL) {
+		memset(sums, 0, sizeof sums);
+		for (at = 0; at < p->words; at += r.n) {
+			r = run_at(p->w, col, at, p->words);
+			if (q->bits == 4 && !q->asymmetric)
+				weigh_row(sums, x + at, &r, 4, 0);
+			else if (q->bits == 4)
+				weigh_row(sums, x + at, &r, 4, 1);
+			else
+				weigh_row(sums, x + at, &r, 8, q->asymmetric);
+		}
+		p->finish(p, sums, 0, 1, col);
+	}
+}
+
+static void
+pack_scattered(uint32_t *a, const struct product *p, int row, int rows, int word, int words, int stride)
+{
+	const int *order = p->w->quant.order;
+	int i, r;
+
+	for (i = word; i < word + words; i++)
+		for (r = 0; r < stride; r++, a++)
+			if (i < p->w->k)
+				memcpy(a, matrix_at(&p->x, row + min(r, rows - 1), order[i]), sizeof *a);
+			else
+				*a = 0;
+}
+
+/* A thread's share of the panels: each block of weights serves all strips. */
+static void
+weights_part(const struct product *p, const struct part *part, int strip)
+{
+	const uint32_t *a = narrow_pack(p, strip);
+	uint32_t b[CUT * PANEL];
+	float c[NARROW * PANEL];
+	struct ahead none = { .words = (char *)b, .sums = (char *)c };
+	int col, word, words, row;
+
+	for (col = part->col; col < part->col_end; col += PANEL) {
+		for (word = 0; word < p->words; word += words) {
+			words = min(CUT, p->words - word);
+			panel_weights(b, p, col, word, words);
+			for (row = 0; row < p->rows; row += strip) {
+				int rows = min(strip, p->rows - row);
+
+				tiles[shape(rows)](c + row * PANEL, a + (size_t)row * (size_t)p->words +
+				    (size_t)(word * shape_rows(rows)), b, words, word > 0, &none);
+			}
+		}
+		p->finish(p, c, 0, p->rows, col);
+	}
+}
+
+static void
+forward_f32(float *y, const float *x, const struct weight *w, const float *b, int m, int n, int accumulate)
+{
+	struct product p = {
+		.rows = m, .cols = n, .sum = w->k, .words = quant_padded(w->k),
+		.pack_rows = w->quant.order ? pack_scattered : pack_turned, .pack_cols = panel_weights,
+		.multiply = multiply_words, .finish = finish_rows,
+		.x = { x, DT_F32, w->k }, .w = w, .b = b, .y = y, .ytype = DT_F32, .accumulate = accumulate,
+	};
+
+	product_run(&p, m == 1 ? weights_row : m <= NARROW ? weights_part : product_part);
+}
+
+static void
+forward_whole(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w, const float *b,
+    int m, int n, int accumulate)
+{
+	struct whole whole = whole_of(x, xtype, w, m);
+	struct product p = {
+		.rows = m, .cols = n, .sum = whole.words, .words = whole.words, .cut = whole.cut, .pack_rows = pack_turned,
+		.pack_cols = panel_codes, .multiply = multiply_whole, .finish = finish_rows,
+		.x = { whole.x, DT_F32, whole.words }, .w = w, .whole = &whole, .b = b, .y = y,
+		.ytype = ytype, .accumulate = accumulate,
+	};
+
+	product_run(&p, m <= ONCE ? stream_part : product_part);
 }
 
 static void
 forward_quantised(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w, const float *b,
     int m, int n, int accumulate)
 {
-	int parts = xtype == DT_F32 && ytype == DT_F32 ? 2 : 1, part;
-	struct whole all = whole_new(x, xtype, w, m, parts), whole = all;
-	struct product p = {
-		.rows = parts * m, .cols = n, .sum = all.words, .words = all.words, .cut = all.cut, .pack_rows = pack_turned,
-		.pack_cols = panel_codes, .multiply = multiply_whole, .finish = finish_rows,
-		.x = { all.x, DT_F32, all.words }, .w = w, .whole = &whole, .b = b, .y = y,
-		.ytype = ytype, .accumulate = accumulate,
-	};
-
-	if (p.rows <= ONCE)
-		product_run(&p, stream_part);
-	for (part = 0; parts * m > ONCE && part < parts; part++) {
-		p.rows = m;
-		product_run(&p, product_part);
-		p = rest_of(&p);
-		whole.x += (size_t)m * (size_t)all.words;
-		whole.scale += m;
-		whole.sum += m;
-		p.x.data = whole.x;
-	}
-	free_cpu(all.x);
+	if (xtype == DT_F32 && ytype == DT_F32)
+		forward_f32(y, x, w, b, m, n, accumulate);
+	else
+		forward_whole(y, ytype, x, xtype, w, b, m, n, accumulate);
 }
