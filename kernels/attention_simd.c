@@ -15,6 +15,7 @@
 
 #include "kernels/cpu.h"
 #include "kernels/page.h"
+#include "kernels/shared.h"
 #include "kernels/vkeep.h"
 #include "kernels/vmath.h"
 #include "kernels/vtile.h"
@@ -25,6 +26,7 @@ enum {
 	KEYS = 2 * KV_PAGE,	/* of a block */
 	SLAB = 192,		/* rows of a slab, about */
 	FAR = 8,		/* a probability is e^8 at most before it is divided by their sum */
+	PAYS = 1 << 15,		/* numbers of keys that one thread attends faster than two */
 };
 
 /* Queries and what has been found out about them so far; keys and values of one block. */
@@ -360,13 +362,24 @@ paged_slab(const struct paged *f, struct slab *t, int i, int kv_head)
 		slab_finish(t, r, f->out, f->type, ((size_t)i * h->heads + first + r) * h->d);
 }
 
+static size_t
+paged_keys(const struct paged *f, int m)
+{
+	size_t keys = 0;
+	int i;
+
+	for (i = 0; i < m; i++)
+		keys += (size_t)f->length[i];
+	return keys;
+}
+
 void
 FN(attention_paged)(void *out, const void *qkv, enum dtype type, const struct kv *kv, int layer,
     const int *tables, int ntables, const int *length, int m, const struct heads *h)
 {
 	const struct paged f = { out, qkv, type, kv, layer, tables, ntables, length, h };
 
-	#pragma omp parallel
+	#pragma omp parallel if (paged_keys(&f, m) * h->heads * h->d > PAYS)
 	{
 		struct slab t;
 		int i, kv_head;
@@ -395,26 +408,34 @@ head_copy(void *y, enum dtype ytype, size_t to, const void *x, enum dtype xtype,
 	}
 }
 
+/* Keys and values of row i. */
+static void
+store_row(struct kv *kv, int layer, const void *qkv, enum dtype type, int page, int place, int i,
+    const struct heads *h)
+{
+	int values, head;
+
+	for (values = 0; values < 2; values++)
+		for (head = 0; head < h->kv_heads; head++) {
+			size_t to = page_at(kv, layer, page, values, head);
+			int source = h->heads + values * h->kv_heads + head;
+
+			to += (size_t)(place % KV_PAGE) * h->d;
+			head_copy(kv->data, kv->type, to, qkv, type,
+			    i * width(h) + (size_t)source * h->d, h->d);
+		}
+}
+
 void
 FN(kv_store)(struct kv *kv, int layer, const void *qkv, enum dtype type, const int *page,
     const int *place, int m, const struct heads *h)
 {
 	int i;
 
-	#pragma omp parallel for schedule(static) if ((size_t)m * h->kv_heads * h->d > 1 << 13)
-	for (i = 0; i < m; i++) {
-		int values, head;
-
-		for (values = 0; values < 2; values++)
-			for (head = 0; head < h->kv_heads; head++) {
-				size_t to = page_at(kv, layer, page[i], values, head);
-				int source = h->heads + values * h->kv_heads + head;
-
-				to += (size_t)(place[i] % KV_PAGE) * h->d;
-				head_copy(kv->data, kv->type, to, qkv, type,
-				    i * width(h) + (size_t)source * h->d, h->d);
-			}
-	}
+	SHARED((size_t)m * h->kv_heads * h->d > 1 << 13,
+	    for (i = 0; i < m; i++)
+		store_row(kv, layer, qkv, type, page[i], place[i], i, h);
+	);
 }
 
 /* What a call of the backward is about. */

@@ -7,6 +7,7 @@
  * one id add up in the same order whatever the number of threads.
  */
 #include "kernels/cpu.h"
+#include "kernels/shared.h"
 #include "kernels/panel.h"
 
 enum { CHUNK = 64 };		/* channels in one go; even, since bf16 inputs lie in pairs */
@@ -77,9 +78,10 @@ embed_cpu(void *y, enum dtype type, const struct weight *w, const struct weight 
 {
 	int r;
 
-	#pragma omp parallel for schedule(static) if (m > 8)
-	for (r = 0; r < m; r++)
+	SHARED(m > 8,
+	    for (r = 0; r < m; r++)
 		embed_row(y, type, w, p, ids[r], p ? positions[r] : 0, (size_t)r * (size_t)w->k);
+	);
 }
 
 void

@@ -8,6 +8,7 @@
 #include <math.h>
 
 #include "kernels/cpu.h"
+#include "kernels/shared.h"
 #include "kernels/vec.h"
 
 enum {
@@ -17,7 +18,7 @@ enum {
 };
 
 INLINE void
-norm_row(void *y, const void *x, enum dtype type, size_t row, const float *w, const float *b,
+norm_as(void *y, const void *x, enum dtype type, size_t row, const float *w, const float *b,
     float eps, float *stats, int c)
 {
 	vec sum = vec_set(0), square = vec_set(0);
@@ -50,21 +51,26 @@ norm_row(void *y, const void *x, enum dtype type, size_t row, const float *w, co
 	}
 }
 
+static void
+norm_row(void *y, const void *x, enum dtype type, size_t row, const float *w, const float *b,
+    float eps, float *stats, int c)
+{
+	if (type == DT_BF16)
+		norm_as(y, x, DT_BF16, row, w, b, eps, stats, c);
+	else
+		norm_as(y, x, DT_F32, row, w, b, eps, stats, c);
+}
+
 void
 FN(norm)(void *y, const void *x, enum dtype type, const float *w, const float *b, float eps,
     float *stats, int m, int c)
 {
 	int i;
 
-	#pragma omp parallel for schedule(static) if ((size_t)m * c > SMALL)
-	for (i = 0; i < m; i++) {
-		float *s = stats ? stats + 2 * (size_t)i : NULL;
-
-		if (type == DT_BF16)
-			norm_row(y, x, DT_BF16, (size_t)i * c, w, b, eps, s, c);
-		else
-			norm_row(y, x, DT_F32, (size_t)i * c, w, b, eps, s, c);
-	}
+	SHARED((size_t)m * c > SMALL,
+	    for (i = 0; i < m; i++)
+		norm_row(y, x, type, (size_t)i * c, w, b, eps, stats ? stats + 2 * (size_t)i : NULL, c);
+	);
 }
 
 INLINE void

@@ -242,7 +242,7 @@ struct backend {
 	 * NULL; accumulate adds to y. ytype and xtype are free of each other and of
 	 * W's. Products of bf16 x and bf16 W may be taken by bf16 instructions with
 	 * f32 sums; where W is bf16 and x f32, x may be rounded to bf16 first. Where W is quantised, x may be rounded to
-	 * 16 bits under a power of two that up to 128 inputs share; if x and y are f32, to 31.
+	 * 16 bits under a power of two that up to 128 inputs share, unless x and y are f32.
 	 */
 	void (*matmul)(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w,
 	    const float *b, int m, int n, int accumulate);

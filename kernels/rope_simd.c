@@ -3,10 +3,11 @@
  * rope_simd - W angles of a row are taken apart once and serve all of its heads; threads over rows
  */
 #include "kernels/cpu.h"
+#include "kernels/shared.h"
 #include "kernels/vec.h"
 
 INLINE void
-rope_row(void *x, enum dtype type, size_t row, const float *angle, int heads, int d, int inverse)
+rope_as(void *x, enum dtype type, size_t row, const float *angle, int heads, int d, int inverse)
 {
 	int half = d / 2, j, head;
 
@@ -29,19 +30,23 @@ rope_row(void *x, enum dtype type, size_t row, const float *angle, int heads, in
 	}
 }
 
+static void
+rope_row(void *x, enum dtype type, size_t row, const float *angle, int heads, int d, int inverse)
+{
+	if (type == DT_BF16)
+		rope_as(x, DT_BF16, row, angle, heads, d, inverse);
+	else
+		rope_as(x, DT_F32, row, angle, heads, d, inverse);
+}
+
 void
 FN(rope)(void *x, enum dtype type, const float *table, const int *positions, int m, int stride,
     int heads, int d, int inverse)
 {
 	int i;
 
-	#pragma omp parallel for schedule(static) if ((size_t)m * heads * d > 1 << 14)
-	for (i = 0; i < m; i++) {
-		const float *angle = table + (size_t)positions[i] * (d / 2) * 2;
-
-		if (type == DT_BF16)
-			rope_row(x, DT_BF16, (size_t)i * stride, angle, heads, d, inverse);
-		else
-			rope_row(x, DT_F32, (size_t)i * stride, angle, heads, d, inverse);
-	}
+	SHARED((size_t)m * heads * d > 1 << 14,
+	    for (i = 0; i < m; i++)
+		rope_row(x, type, (size_t)i * stride, table + (size_t)positions[i] * (d / 2) * 2, heads, d, inverse);
+	);
 }

@@ -216,7 +216,7 @@ FN(sample)(int *ids, float *logp, float *model_logp, float *logits, size_t ld,
 {
 	int i;
 
-	#pragma omp parallel
+	#pragma omp parallel if (m > 1)
 	{
 		float *p = mem_alloc((size_t)v * sizeof *p);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* swiglu_simd - f32 in W lanes, threads over rows */
 #include "kernels/cpu.h"
+#include "kernels/shared.h"
 #include "kernels/vmath.h"
 
 /* n <= W of the f gates at `gate`, their partners and the outputs at `at`. */
@@ -24,7 +25,7 @@ backward(void *dgu, const void *dy, const void *gu, enum dtype type, size_t gate
 }
 
 INLINE void
-forward_row(void *y, const void *gu, enum dtype type, size_t row, int f)
+forward_as(void *y, const void *gu, enum dtype type, size_t row, int f)
 {
 	int j = 0;
 
@@ -45,18 +46,24 @@ backward_row(void *dgu, const void *dy, const void *gu, enum dtype type, size_t 
 		backward(dgu, dy, gu, type, 2 * row + j, row + j, f, f - j);
 }
 
+static void
+forward_row(void *y, const void *gu, enum dtype type, size_t row, int f)
+{
+	if (type == DT_BF16)
+		forward_as(y, gu, DT_BF16, row, f);
+	else
+		forward_as(y, gu, DT_F32, row, f);
+}
+
 void
 FN(swiglu)(void *y, const void *gu, enum dtype type, int m, int f)
 {
 	int i;
 
-	#pragma omp parallel for schedule(static) if ((size_t)m * f > 1 << 14)
-	for (i = 0; i < m; i++) {
-		if (type == DT_BF16)
-			forward_row(y, gu, DT_BF16, (size_t)i * f, f);
-		else
-			forward_row(y, gu, DT_F32, (size_t)i * f, f);
-	}
+	SHARED((size_t)m * f > 1 << 14,
+	    for (i = 0; i < m; i++)
+		forward_row(y, gu, type, (size_t)i * f, f);
+	);
 }
 
 void
