@@ -58,6 +58,7 @@ PLAIN = $(patsubst %,kernels/%.c,bias dtype embed memory weight)
 FLAGS_avx2 = -O3 -mavx2 -mfma -mf16c
 FLAGS_avx512 = -O3 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mprefer-vector-width=512
 FLAGS_avx512bf16 = $(FLAGS_avx512) -mavx512bf16
+FLAGS_avx512vnni = $(FLAGS_avx512)
 MACHINES = avx2 avx512
 
 # MPI stays outside of the tools, which load it when mpirun starts them: lib/train/ranks.h
@@ -128,7 +129,7 @@ $(BUILD)/%_$(1).o: %_$(1).c $(BUILD)/flags
 $(BUILD)/%_simd.$(1).o: %_simd.c $(BUILD)/flags
 	$$(call compile,$(FLAGS_$(1)) -DROW=$(1))
 endef
-$(foreach m,$(MACHINES) avx512bf16,$(eval $(call machine_rules,$m)))
+$(foreach m,$(MACHINES) avx512bf16 avx512vnni,$(eval $(call machine_rules,$m)))
 
 # schemas/*.json are compiled in, as one table of names and texts
 $(BUILD)/schemas.c: $(wildcard schemas/*.json)

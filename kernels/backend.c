@@ -46,9 +46,9 @@ has_avx512(void)
 		COLUMNS(CELL, row) \
 		__VA_ARGS__ \
 	}
-CPU_ROW(ref, always, );
-CPU_ROW(avx2, has_avx2, GRAM_COLUMNS(CELL, avx2));
-CPU_ROW(avx512, has_avx512, GRAM_COLUMNS(CELL, avx512));
+CPU_ROW(ref, always, .matmul_train = matmul_ref);
+CPU_ROW(avx2, has_avx2, .matmul_train = matmul_avx2, GRAM_COLUMNS(CELL, avx2));
+CPU_ROW(avx512, has_avx512, CELL(matmul_train, avx512) GRAM_COLUMNS(CELL, avx512));
 
 const struct backend *const backends[] = { &backend_cuda, &backend_avx512, &backend_avx2, &backend_ref, NULL };
 

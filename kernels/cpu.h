@@ -17,6 +17,10 @@ COLUMNS(PROTOTYPE, avx512)
 GRAM_COLUMNS(PROTOTYPE, avx2)
 GRAM_COLUMNS(PROTOTYPE, avx512)
 MATMUL_COLUMNS(PROTOTYPE, avx512bf16)	/* for bf16 weights; the avx512 row calls it where the CPU has it */
+PROTOTYPE(matmul_train, avx512)
+PROTOTYPE(matmul_train, avx512vnni)	/* likewise, where it has that but not bf16 */
+PROTOTYPE(matmul_dx, avx512vnni)
+PROTOTYPE(matmul_dw, avx512vnni)
 
 /* Quantised weights: kernels/quant.c. */
 void quant_get_cpu(void *dst, enum dtype to, const struct weight *w, int row, int rows, int transposed);

@@ -10,4 +10,5 @@ const struct backend backend_cuda = {
 	.download = download_cuda,
 	MEMORY_COLUMNS(CELL, cuda)
 	COLUMNS(CELL, cuda)
+	.matmul_train = matmul_cuda,
 };

@@ -110,6 +110,13 @@ vec_times(vec a, vec b)
 	return _mm256_castsi256_ps(_mm256_mullo_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
 }
 
+/* The larger of unsigned halves. */
+static inline vec
+vec_most_halves(vec a, vec b)
+{
+	return _mm256_castsi256_ps(_mm256_max_epu16(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+}
+
 static inline vec
 vec_integer(vec x)
 {

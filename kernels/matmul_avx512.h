@@ -111,6 +111,13 @@ vec_times(vec a, vec b)
 	return _mm512_castsi512_ps(_mm512_mullo_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
 }
 
+/* The larger of unsigned halves. */
+static inline vec
+vec_most_halves(vec a, vec b)
+{
+	return _mm512_castsi512_ps(_mm512_max_epu16(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+}
+
 static inline vec
 vec_integer(vec x)
 {

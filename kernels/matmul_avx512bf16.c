@@ -8,7 +8,7 @@ dot(vec sum, vec a, vec b)
 	return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
 }
 
-enum { PAIRS = 1 };
+enum { PAIRS = 1, WHOLE = 0 };
 #include "kernels/matmul_blocks.h"
 
 void

@@ -4,7 +4,8 @@
  *
  * Included by kernels/matmul_MACHINE.c after the registers (vec) and dot(), the
  * multiply-add. Everything is in words of 32 bits along the sum: one f32, or where
- * PAIRS is 1 two bf16, whose product dot() adds up.
+ * PAIRS is 1 two bf16, whose product dot() adds up; or, where WHOLE is 1 too, what
+ * kernels/whole_blocks.h makes of them.
  *
  *	          rows of C    columns of C    sum
  *	forward   tokens       outputs         inputs
@@ -32,7 +33,7 @@
 #include "lib/base/die.h"
 
 enum {
-	WORD_BLOCK = 448,		/* words of a strip in L1: 21 KiB */
+	WORD_BLOCK = 480,		/* words of a strip in L1, whole panels: 23 KiB */
 	GROUP_WORDS = 10 * WORD_BLOCK,	/* words of panels in L2: 560 KiB */
 	GROUP_PANELS = 40,
 	WORD_SPAN = 2560,		/* words of strips packed at once */
@@ -66,6 +67,7 @@ struct product {
 	int rows, cols;			/* of C */
 	int sum, words;			/* length of the sum, in elements and words */
 	int cut;			/* words that no block divides; 0: it may divide them anywhere */
+	int down;			/* the sum runs down x and dy */
 	void (*pack_rows)(uint32_t *a, const struct product *p, int row, int rows, int word, int words, int stride);
 	/* Returns the words of the panel at col: b, or where they lie already. */
 	const uint32_t *(*pack_cols)(uint32_t *b, const struct product *p, int col, int word, int words);
@@ -333,9 +335,9 @@ panel_words(const struct weight *w, int col)
 static const uint32_t *
 panel_as_is(uint32_t *b, const struct product *p, int col, int word, int words)
 {
-	(void)b;
-	(void)words;
-	return panel_words(p->w, col) + (size_t)word * PANEL;
+	const uint32_t *from = panel_words(p->w, col) + (size_t)word * PANEL;
+
+	return WHOLE ? memcpy(b, from, (size_t)(words * PANEL) * sizeof *b) : from;
 }
 
 /* bf16 pairs become f32 words; word and words are even. */
@@ -390,7 +392,7 @@ panel_turned_halves(uint32_t *b, const struct product *p, int col, int word, int
 				line[r] = from + min(col / 2 + h + r, (p->w->k - 1) / 2) * PANEL;
 			transpose((uint32_t *)&rows[0][2 * h], PANEL / 2, line);
 		}
-		for (o = 0; o < LANES; o += WORD, to += PANEL) {
+		for (o = 0; o < min(LANES, end - out); o += WORD, to += PANEL) {
 			if (PAIRS && out + o + 1 == end)
 				memset(rows[o + 1], 0, sizeof *rows);
 			for (i = 0; i < PANEL; i++)
@@ -469,6 +471,8 @@ finish_gradient(const struct product *p, const float *c, int row, int rows, int 
 		finish_gradient_panel(p, c, row, rows, col, n);
 }
 
+#include "kernels/whole_blocks.h"
+
 /* The blocked product */
 
 /* A thread's rectangle of C; rows and columns are cut at strips and panels. */
@@ -532,6 +536,21 @@ block_words(const struct block *k, int word)
 	return min(cut, k->word_end - word);
 }
 
+/* Of a sum in words; and where its words from one on come from, in words that are packed as they lie. */
+static inline int
+words_of(int sum)
+{
+	int words = (sum + WORD - 1) / WORD;
+
+	return WHOLE ? cut_words(words) : words;
+}
+
+static inline int
+word_from(int word)
+{
+	return WHOLE ? word / CUT_WORDS * CUT_PAIRS : word;
+}
+
 static void
 multiply_words(const struct product *p, float *sums, const uint32_t *a, const uint32_t *b, int row, int rows, int col,
     int word, int words, const struct ahead *next)
@@ -561,13 +580,16 @@ static void
 block_pack_cols(const struct block *k, const uint32_t *panel[GROUP_PANELS], int col, int col_end, int word, int words)
 {
 	const struct product *p = k->p;
-	int step = p->pack_cols == panel_across ? LANES : words, at, n, i, c;
+	int step = WHOLE ? CUT_WORDS : p->down ? LANES : words, at, n, i, c;
 
 	for (at = 0; at < words; at += n) {
 		n = min(step, words - at);
 		for (c = col, i = 0; c < col_end; c += PANEL, i++) {
-			const uint32_t *b = p->pack_cols(k->b + (i * words + at) * PANEL, p, c, word + at, n);
+			uint32_t *to = k->b + (i * words + at) * PANEL;
+			const uint32_t *b = p->pack_cols(to, p, c, word_from(word + at), n - WHOLE);
 
+			if (WHOLE)
+				cut_numbers(to, n - 1, PANEL);
 			if (at == 0)
 				panel[i] = b;
 		}
@@ -592,6 +614,22 @@ block_group(const struct block *k, float *sums, int col, int col_end)
 	}
 }
 
+/* Words of a strip, by cuts where they are whole numbers. */
+static void
+strip_pack(uint32_t *to, const struct product *p, int row, int rows, int word, int words)
+{
+	int stride = shape_rows(rows), at, n;
+
+	for (at = 0; at < words; at += n, to += n * stride) {
+		n = min(WHOLE ? CUT_WORDS : words, words - at);
+		p->pack_rows(to, p, row, rows, word_from(word + at), n - WHOLE, stride);
+		if (WHOLE && stride == ROWS)
+			cut_numbers(to, n - 1, ROWS);
+		else if (WHOLE)
+			cut_numbers(to, n - 1, stride);
+	}
+}
+
 /* Columns are packed a few rows of x at a time for all strips: they lie far apart, and each line serves many. */
 static void
 block_pack(const struct block *k)
@@ -601,13 +639,13 @@ block_pack(const struct block *k)
 
 	for (at = k->word; at < k->word_end; at += words) {
 		words = block_words(k, at);
-		step = p->pack_rows == pack_across ? 4 * LANES : words;
+		step = !p->down ? words : WHOLE ? CUT_WORDS : 4 * LANES;
 		for (word = 0; word < words; word += step)
 			for (s = 0; s < k->strips; s++) {
-				int row = k->row + s * k->strip, rows = min(k->strip, k->row_end - row), stride = shape_rows(rows);
+				int row = k->row + s * k->strip, rows = min(k->strip, k->row_end - row);
 
-				p->pack_rows(strip_at(k, at, words, s) + word * stride, p, row, rows, at + word,
-				    min(step, words - word), stride);
+				strip_pack(strip_at(k, at, words, s) + word * shape_rows(rows), p, row, rows, at + word,
+				    min(step, words - word));
 			}
 	}
 }
@@ -756,13 +794,13 @@ forward(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct
 {
 	int halves = !PAIRS && w->type == DT_BF16;
 	struct product p = {
-		.rows = m, .cols = n, .sum = w->k, .words = halves ? (w->k + 1) / 2 * 2 : (w->k + WORD - 1) / WORD,
-		.pack_rows = pack_turned, .pack_cols = halves ? panel_expanded : panel_as_is, .multiply = multiply_words,
-		.finish = finish_rows,
+		.rows = m, .cols = n, .sum = w->k, .words = halves ? (w->k + 1) / 2 * 2 : words_of(w->k),
+		.cut = WHOLE ? CUT_WORDS : 0, .pack_rows = pack_turned, .pack_cols = halves ? panel_expanded : panel_as_is,
+		.multiply = WHOLE ? multiply_cuts : multiply_words, .finish = finish_rows,
 		.x = { x, xtype, w->k }, .w = w, .b = b, .y = y, .ytype = ytype, .accumulate = accumulate,
 	};
 
-	product_run(&p, m <= NARROW ? narrow_part : product_part);
+	product_run(&p, m <= NARROW && !WHOLE ? narrow_part : product_part);
 }
 
 static void
@@ -770,9 +808,9 @@ backward_x(void *dx, enum dtype dxtype, const void *dy, enum dtype dytype, const
     int accumulate)
 {
 	struct product p = {
-		.rows = m, .cols = w->k, .sum = n, .words = (n + WORD - 1) / WORD, .pack_rows = pack_turned,
-		.pack_cols = w->type == DT_BF16 ? panel_turned_halves : panel_turned, .multiply = multiply_words,
-		.finish = finish_rows,
+		.rows = m, .cols = w->k, .sum = n, .words = words_of(n), .cut = WHOLE ? CUT_WORDS : 0, .pack_rows = pack_turned,
+		.pack_cols = w->type == DT_BF16 ? panel_turned_halves : panel_turned,
+		.multiply = WHOLE ? multiply_cuts : multiply_words, .finish = finish_rows,
 		.x = { dy, dytype, n }, .w = w, .y = dx, .ytype = dxtype, .accumulate = accumulate,
 	};
 
@@ -785,14 +823,14 @@ backward_w(float *dw, const struct weight *w, const void *dy, enum dtype dytype,
 {
 	int row, step = WORD_SPAN * WORD;
 	struct product p = {
-		.rows = w->k, .cols = n, .pack_rows = pack_across, .pack_cols = panel_across, .multiply = multiply_words,
-		.finish = finish_gradient,
+		.rows = w->k, .cols = n, .cut = WHOLE ? CUT_WORDS : 0, .down = 1, .pack_rows = pack_across,
+		.pack_cols = panel_across, .multiply = WHOLE ? multiply_cuts : multiply_words, .finish = finish_gradient,
 		.x = { x, xtype, w->k }, .dy = { dy, dytype, n }, .w = w, .y = dw,
 	};
 
 	for (row = 0; row < m; row += step) {
 		p.sum = min(step, m - row);
-		p.words = (p.sum + WORD - 1) / WORD;
+		p.words = words_of(p.sum);
 		p.x.data = matrix_at(&p.x, row ? step : 0, 0);
 		p.dy.data = matrix_at(&p.dy, row ? step : 0, 0);
 		product_run(&p, product_part);

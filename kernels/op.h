@@ -246,6 +246,14 @@ struct backend {
 	 */
 	void (*matmul)(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w,
 	    const float *b, int m, int n, int accumulate);
+	/*
+	 * The products of a training, where W is not quantised. Where it is bf16, x and dy may be rounded to bf16 first,
+	 * and each number then count 12 bits and its sign, under a power of two that it shares with up to 127 others
+	 * along the sum: all of its bits, unless it is 16 times smaller than the largest of these, of which that takes
+	 * off less than rounding it to bf16 did; tolerance 2e-4. Decode's matmul() does not do so.
+	 */
+	void (*matmul_train)(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w,
+	    const float *b, int m, int n, int accumulate);
 	/* dx[m, k] = dy[m, n] W (+ dx), the first n rows of W. */
 	void (*matmul_dx)(void *dx, enum dtype dxtype, const void *dy, enum dtype dytype, const struct weight *w,
 	    int m, int n, int accumulate);
@@ -254,8 +262,7 @@ struct backend {
 	    enum dtype xtype, int m, int n);
 	/*
 	 * matmul_dw of columns of bf16 that were packed before: of x from `input` on, of dy from `output` on,
-	 * multiples of 32. A number counts 12 bits, under a power of two that it shares with its column's next 127
-	 * rows at most. NULL: the row has no such thing.
+	 * multiples of 32. Numbers are rounded as in matmul_train(). NULL: the row has no such thing.
 	 * gram_pack(): g->data has gram_bytes() of the most m and k.
 	 */
 	size_t (*gram_bytes)(int m, int k);

@@ -8,13 +8,9 @@
  *
  * All else is multiplied in whole numbers. The sum is cut into at most CUT inputs of one group. Activations become
  * integers of 16 bits under a power of two that is the cut's: all bits of a bf16 that is not 128 times smaller than
- * the cut's largest, and of others more than rounding takes off the largest. Codes and activations are multiplied
- * and added up exactly, so in any order, and each cut's sum counts once:
- *
- *	total = (power of two x sum) x scale + total
- *
- * which has one order for any number of rows. A word is two integers. Where there are many rows, codes are
- * expanded to words of a panel, less their zeros; a few rows use them from registers, while they stream in from
+ * the cut's largest, and of others more than rounding takes off the largest. Sums of whole numbers
+ * (kernels/whole_blocks.h) have one order for any number of rows. A word is two integers. Where there are many rows,
+ * codes are expanded to words of a panel, less their zeros; a few rows use them from registers, while they stream in from
  * memory, and start from what the zeros take off the sum.
  */
 #include <math.h>
@@ -129,10 +125,10 @@ whole_of(const void *x, enum dtype type, const struct weight *w, int rows)
 	return h;
 }
 
-/* A cut of a panel and of rows: the scales of outputs and of rows, and the codes. */
+/* A cut of a panel and of rows: the group, whose scales come first, and codes; the rows' scales and sums. */
 struct cut {
 	const char *group, *codes;
-	const float *scale, *outputs;	/* of rows and, where there are no groups, of outputs */
+	const float *scale;
 	const int32_t *sum;
 	int left;			/* words of the group from here on */
 };
@@ -145,8 +141,14 @@ cut_at(const struct product *p, int row, int col, int word)
 	const char *group = quant_group(p->w, col, word * 2 / q->group);
 	int within = word * 2 % q->group;
 
-	return (struct cut){ group, group + quant_head(q) + quant_codes(q, within), p->whole->scale + at, NULL,
+	return (struct cut){ group, group + quant_head(q) + quant_codes(q, within), p->whole->scale + at,
 	    p->whole->sum + at, (q->group - within) / 2 };
+}
+
+static inline struct scales
+cut_scales(const struct cut *k)
+{
+	return (struct scales){ k->scale, NULL, (const uint16_t *)k->group };
 }
 
 static inline void
@@ -221,71 +223,13 @@ panel_codes(uint32_t *b, const struct product *p, int col, int word, int words)
 	return b;
 }
 
-/* A cut's sums of two vectors of outputs from h on go to the total. */
-static inline __attribute__((always_inline)) void
-settle(float *total, vec sum[][2], const struct cut *k, int h, int rows)
-{
-	const uint16_t *scales = k->group ? (const uint16_t *)k->group + h : NULL;
-	vec scale0 = k->group ? vec_half(scales) : vec_load(k->outputs + h);
-	vec scale1 = k->group ? vec_half(scales + LANES) : vec_load(k->outputs + h + LANES);
-	int r;
-
-	total += h;
-	#pragma GCC unroll 12
-	for (r = 0; r < rows; r++, total += PANEL) {
-		vec_store(total, vec_fma(vec_load(total), vec_float(sum[r][0]) * k->scale[r], scale0));
-		vec_store(total + LANES, vec_fma(vec_load(total + LANES), vec_float(sum[r][1]) * k->scale[r], scale1));
-	}
-}
-
-static inline __attribute__((always_inline)) void
-whole_tile(float *total, const uint32_t *a, const uint32_t *b, int words, const struct cut *k,
-    const struct ahead *next, int rows, int fused)
-{
-	size_t words_step = next->words_step, sums_step = next->sums_step;
-	const char *sums = next->sums;
-	int h, r, i, j;
-
-	for (h = 0; h < PANEL; h += 2 * LANES) {
-		const char *p = next->words + h * (int)sizeof *b;
-		const uint32_t *ai = a, *bi = b + h;
-		vec sum[ROWS][2];
-
-		#pragma GCC unroll 12
-		for (r = 0; r < rows; r++)
-			sum[r][0] = sum[r][1] = (vec){ 0 };
-		for (i = 0; i < words; i += 2, ai += 2 * rows, bi += 2 * PANEL) {
-			_mm_prefetch(ai + STRIP_AHEAD * rows, _MM_HINT_T0);
-			_mm_prefetch(ai + STRIP_AHEAD * rows + LINE / 4, _MM_HINT_T0);
-			#pragma GCC unroll 2
-			for (j = 0; j < 2; j++) {
-				vec b0 = vec_load(bi + j * PANEL), b1 = vec_load(bi + j * PANEL + LANES);
-
-				_mm_prefetch(p, _MM_HINT_T0);
-				if (2 * LANES == PANEL)
-					_mm_prefetch(p + LINE, _MM_HINT_T0);
-				_mm_prefetch(sums, _MM_HINT_T0);
-				#pragma GCC unroll 12
-				for (r = 0; r < rows; r++) {
-					vec x = vec_word(ai + j * rows + r);
-
-					sum[r][0] = dot_whole(sum[r][0], x, b0, fused);
-					sum[r][1] = dot_whole(sum[r][1], x, b1, fused);
-				}
-				p += words_step;
-				sums += sums_step;
-			}
-		}
-		settle(total, sum, k, h, rows);
-	}
-}
-
 /* A strip of rows times a cut of codes, from memory. One row has a sum for every CHAINS-th word. */
 static inline __attribute__((always_inline)) void
 whole_stream(float *total, const uint32_t *x, int words, const struct cut *k, int bits, int asymmetric, int rows,
     int fused)
 {
 	const int pairs = 16 / bits, chains = rows == 1 ? CHAINS : 1;
+	struct scales scales = cut_scales(k);
 	vec sum[ROWS][2];
 	int h, i, j, r, v;
 
@@ -329,26 +273,14 @@ whole_stream(float *total, const uint32_t *x, int words, const struct cut *k, in
 			#pragma GCC unroll 2
 			for (v = 0; v < 2; v++)
 				sum[0][v] = vec_plus(sum[0][v], sum[r][v]);
-		settle(total, sum, k, h, rows);
+		settle(total, sum, &scales, h, rows);
 	}
 }
 
-/* Both of a number of rows, for CPUs with and without a fused dot product. */
-struct whole_kernel {
-	void (*tile)(float *total, const uint32_t *a, const uint32_t *b, int words, const struct cut *k,
-	    const struct ahead *next);
-	void (*stream)(float *total, const uint32_t *x, int words, const struct cut *k, const struct quant *q);
-};
-#define WHOLE(name, rows, fused) \
+typedef void stream_function(float *total, const uint32_t *x, int words, const struct cut *k, const struct quant *q);
+#define WHOLE_STREAM(name, rows, fused) \
 	static void \
-	name ## _tile(float *total, const uint32_t *a, const uint32_t *b, int words, const struct cut *k, \
-	    const struct ahead *next) \
-	{ \
-		whole_tile(total, a, b, words, k, next, rows, fused); \
-	} \
-	\
-	static void \
-	name ## _stream(float *total, const uint32_t *x, int words, const struct cut *k, const struct quant *q) \
+	name(float *total, const uint32_t *x, int words, const struct cut *k, const struct quant *q) \
 	{ \
 		if (q->bits == 4 && !q->asymmetric) \
 			whole_stream(total, x, words, k, 4, 0, rows, fused); \
@@ -357,27 +289,22 @@ struct whole_kernel {
 		else \
 			whole_stream(total, x, words, k, 8, q->asymmetric, rows, fused); \
 	}
-WHOLE(whole_one, 1, 0)
-WHOLE(whole_1, ROW_UNIT, 0)
-WHOLE(whole_2, 2 * ROW_UNIT, 0)
-WHOLE(whole_3, 3 * ROW_UNIT, 0)
-WHOLE(fused_one, 1, 1)
-WHOLE(fused_1, ROW_UNIT, 1)
-WHOLE(fused_2, 2 * ROW_UNIT, 1)
-WHOLE(fused_3, 3 * ROW_UNIT, 1)
+WHOLE_STREAM(stream_one, 1, 0)
+WHOLE_STREAM(stream_1, ROW_UNIT, 0)
+WHOLE_STREAM(stream_2, 2 * ROW_UNIT, 0)
+WHOLE_STREAM(stream_3, 3 * ROW_UNIT, 0)
+WHOLE_STREAM(fused_stream_one, 1, 1)
+WHOLE_STREAM(fused_stream_1, ROW_UNIT, 1)
+WHOLE_STREAM(fused_stream_2, 2 * ROW_UNIT, 1)
+WHOLE_STREAM(fused_stream_3, 3 * ROW_UNIT, 1)
 
-static const struct whole_kernel *
-whole_kernel(int rows)
+static stream_function *
+stream_of(int rows)
 {
-	static const struct whole_kernel apart[] = {
-		{ whole_one_tile, whole_one_stream }, { whole_1_tile, whole_1_stream }, { whole_2_tile, whole_2_stream },
-		{ whole_3_tile, whole_3_stream },
-	}, fused[] = {
-		{ fused_one_tile, fused_one_stream }, { fused_1_tile, fused_1_stream }, { fused_2_tile, fused_2_stream },
-		{ fused_3_tile, fused_3_stream },
-	};
+	static stream_function *const apart[] = { stream_one, stream_1, stream_2, stream_3 };
+	static stream_function *const fused[] = { fused_stream_one, fused_stream_1, fused_stream_2, fused_stream_3 };
 
-	return (dot_fuses() ? fused : apart) + shape(rows);
+	return (dot_fuses() ? fused : apart)[shape(rows)];
 }
 
 /* A tile, cut by cut. */
@@ -392,8 +319,10 @@ multiply_whole(const struct product *p, float *total, const uint32_t *a, const u
 	if (word == 0)
 		memset(total, 0, TILE * sizeof *total);
 	for (; word < end; word += n, a += n * shape_rows(rows), b += n * PANEL, cut_next(&k, p)) {
+		struct scales scales = cut_scales(&k);
+
 		n = min(p->cut, end - word);
-		whole_kernel(rows)->tile(total, a, b, n, &k, &ahead);
+		tile_of(rows)(total, a, b, n, &scales, &ahead);
 		ahead.words += (size_t)n * ahead.words_step;
 	}
 }
@@ -418,7 +347,7 @@ stream_part(const struct product *p, const struct part *part, int strip)
 
 				of.scale += row;
 				of.sum += row;
-				whole_kernel(rows)->stream(total + row * PANEL, x + (size_t)row * (size_t)p->words +
+				stream_of(rows)(total + row * PANEL, x + (size_t)row * (size_t)p->words +
 				    (size_t)(word * shape_rows(rows)), words, &of, &p->w->quant);
 			}
 		}

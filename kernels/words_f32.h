@@ -3,7 +3,7 @@
 #ifndef KERNELS_WORDS_F32_H
 #define KERNELS_WORDS_F32_H
 
-enum { PAIRS = 0 };
+enum { PAIRS = 0, WHOLE = 0 };
 
 static inline vec
 dot(vec sum, vec a, vec b)

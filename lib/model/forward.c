@@ -32,7 +32,7 @@ struct forward {
 	void *dx;		/* [m, hidden]; backward only */
 	void **allocated;
 	int nallocated, cap_allocated;
-	int training;		/* of the last run: its dropout */
+	enum purpose purpose;	/* of the last run */
 	uint64_t seed;
 	uint32_t step;
 };
@@ -153,7 +153,7 @@ drop_at(const struct forward *f, int layer, enum place place)
 	    place == DROP_ATTENTION ? c->attention_drop : c->residual_drop;
 
 	return (struct dropout){
-		.p = f->training ? p : 0, .seed = f->seed,
+		.p = f->purpose == FOR_SCORES ? 0 : p, .seed = f->seed,
 		.stream = (f->step * (uint32_t)(c->layers + 1) + (uint32_t)layer) * DROP_PLACES + place,
 	};
 }
@@ -176,7 +176,8 @@ activate(const struct forward *f, const struct kept *k, int m)
 static void
 linear(const struct forward *f, void *y, const void *x, const struct linear *l, int m, int accumulate)
 {
-	f->be->matmul(y, f->m->type, x, f->m->type, &l->w, l->b, m, l->w.n, accumulate);
+	(f->purpose == FOR_TRAINING ? f->be->matmul_train : f->be->matmul)(y, f->m->type, x, f->m->type, &l->w, l->b, m,
+	    l->w.n, accumulate);
 }
 
 /* out = x + dropout(in W^T + b): a sum into the residual stream; `out` may be x. */
@@ -259,7 +260,7 @@ feed_forward(struct forward *f, int layer, int m, void *out)
 }
 
 const void *
-forward_run(struct forward *f, const struct batch *b, const struct cache *cache, int training,
+forward_run(struct forward *f, const struct batch *b, const struct cache *cache, enum purpose purpose,
     uint64_t seed, uint32_t step)
 {
 	const struct model *m = f->m;
@@ -268,7 +269,7 @@ forward_run(struct forward *f, const struct batch *b, const struct cache *cache,
 
 	if (b->m > f->max_rows)
 		die("a batch of %d rows, where %d are planned for", b->m, f->max_rows);
-	f->training = training;
+	f->purpose = purpose;
 	f->seed = seed;
 	f->step = step;
 	drop = drop_at(f, layers, DROP_EMBED);

@@ -31,12 +31,18 @@ void forward_free(struct forward *f);
 /* Bytes that forward_new() and backward() will hold: said before the first step. */
 size_t forward_bytes(const struct model *m, int max_rows, enum keep keep);
 
+enum purpose {
+	FOR_SCORES,		/* a row's sums have one order: replies and their probabilities agree */
+	FOR_POLICY,		/* so, with dropout */
+	FOR_TRAINING,		/* with dropout, by the backend's matmul_train() */
+};
+
 /*
  * Run the batch (uploaded, at most max_rows rows). `cache` may be NULL. `seed`
- * and `step` key the dropout of GPT-2; training 0 switches it off. Returns the
- * states after the final norm [m, hidden] of the model's type, valid until the next call.
+ * and `step` key the dropout of GPT-2. Returns the states after the final norm
+ * [m, hidden] of the model's type, valid until the next call.
  */
-const void *forward_run(struct forward *f, const struct batch *b, const struct cache *cache, int training,
+const void *forward_run(struct forward *f, const struct batch *b, const struct cache *cache, enum purpose purpose,
     uint64_t seed, uint32_t step);
 
 /* Gradients, one f32 array by storage of the model (model.h), zero at first. */

@@ -350,7 +350,7 @@ compute(void *user)
 	for (i = 0; i < p->s->nengines; i++) {
 		e = &p->s->engines[i];
 		p->cache.kv = e->kv;
-		e->hidden = forward_run(e->forward, &p->s->batch, &p->cache, 0, 0, 0);
+		e->hidden = forward_run(e->forward, &p->s->batch, &p->cache, FOR_SCORES, 0, 0);
 	}
 }
 

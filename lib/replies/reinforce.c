@@ -118,7 +118,7 @@ score(struct learner *l, struct engine *e, float temperature, int all)
 		tokens += (size_t)l->groups.samples[i].n;
 	logp = mem_alloc((tokens + 1) * sizeof *logp);
 	for (i = 0; pack(l, e, i, all); i += e->count) {
-		head_logprob(e->head, &e->batch, forward_run(e->forward, &e->batch, NULL, 0, 0, 0), temperature, logp + at,
+		head_logprob(e->head, &e->batch, forward_run(e->forward, &e->batch, NULL, FOR_SCORES, 0, 0), temperature, logp + at,
 		    NULL);
 		at += (size_t)e->batch.p;
 	}
@@ -254,7 +254,7 @@ accumulate(struct learner *l)
 	int i;
 
 	for (i = 0; pack(l, e, i, 0); i += e->count) {
-		const void *hidden = forward_run(e->forward, &e->batch, NULL, 1, run_seed(r), r->at.micro++);
+		const void *hidden = forward_run(e->forward, &e->batch, NULL, FOR_POLICY, run_seed(r), r->at.micro++);
 
 		dhidden = head_policy(e->head, &e->batch, hidden, &loss, NULL, NULL, &r->optimizer.gradients);
 		e->m->be->visit(e->head->entropy, (size_t)e->batch.p * sizeof *e->head->entropy, add_entropy, l);

@@ -75,12 +75,12 @@ grow(struct head *h, int m, int p)
 
 /* h->logits of supervised rows first .. first+count-1. */
 static void
-logits(struct head *h, const struct batch *b, const void *hidden, int first, int count)
+logits(struct head *h, const struct batch *b, const void *hidden, enum purpose purpose, int first, int count)
 {
 	const struct model *m = h->m;
 
 	m->be->gather(h->x, hidden, m->type, b->d_rows + first, count, m->config.hidden);
-	m->be->matmul(h->logits, DT_F32, h->x, m->type, &m->head, NULL, count, h->columns, 0);
+	(purpose == FOR_TRAINING ? m->be->matmul_train : m->be->matmul)(h->logits, DT_F32, h->x, m->type, &m->head, NULL, count, h->columns, 0);
 }
 
 static int
@@ -124,7 +124,7 @@ head_run(struct head *h, const struct batch *b, const void *hidden, const struct
 		count = chunk_at(h, first, b->p);
 		if (teacher)
 			teacher(&t, first, count, user);
-		logits(h, b, hidden, first, count);
+		logits(h, b, hidden, FOR_TRAINING, first, count);
 		h->m->be->loss(h->logits, (size_t)h->columns, b->d_targets + first, &t, d, inv_count, h->ce + first,
 		    h->div + first, count, h->columns);
 		backward(h, b, first, count, g);
@@ -141,7 +141,7 @@ logprob(struct head *h, const struct batch *b, const void *hidden, float tempera
 
 	for (; first < end; first += count) {
 		count = chunk_at(h, first, end);
-		logits(h, b, hidden, first, count);
+		logits(h, b, hidden, FOR_SCORES, first, count);
 		h->m->be->logprob(logp + first, entropy ? entropy + first : NULL, h->logits, (size_t)h->columns,
 		    b->d_targets + first, temperature, count, h->columns);
 	}
@@ -213,7 +213,7 @@ head_policy(struct head *h, const struct batch *b, const void *hidden, const str
 			if (teacher)
 				teacher(&t, first, count, user);
 			if (again)
-				logits(h, b, hidden, first, count);
+				logits(h, b, hidden, FOR_SCORES, first, count);
 			h->m->be->policy(h->logits, (size_t)h->columns, b->d_targets + first, h->weight + first, &t,
 			    loss->kl_weight, loss->temperature, h->div + first, count, h->columns);
 			backward(h, b, first, count, g);
@@ -272,7 +272,7 @@ head_rounding(struct head *h, const struct batch *b, const void *hidden, float *
 	exact.dense = h->exact;
 	for (first = 0; first < b->p; first += count) {
 		count = chunk_at(h, first, b->p);
-		logits(h, b, hidden, first, count);
+		logits(h, b, hidden, FOR_SCORES, first, count);
 		m->be->matmul(h->exact, DT_F32, h->x, m->type, &m->exact_head, NULL, count, h->columns, 0);
 		m->be->loss(h->logits, columns, b->d_targets + first, &exact, &d, 1, h->ce + first, h->div + first, count,
 		    h->columns);

@@ -85,7 +85,7 @@ pack_run(struct pack *p)
 		p->forward = forward_new(p->m, rows, KEEP_NONE);
 		p->forward_rows = rows;
 	}
-	return forward_run(p->forward, &p->batch, NULL, 0, 0, 0);
+	return forward_run(p->forward, &p->batch, NULL, FOR_SCORES, 0, 0);
 }
 
 uint64_t

@@ -332,7 +332,7 @@ teacher_begin(struct teacher *t, const struct batch *b)
 	if (!t->states)
 		t->states = backend_alloc(t->be, (size_t)t->max_rows * (size_t)m->config.hidden, dtype_size(m->type),
 		    "the teacher's distribution");
-	hidden = forward_run(t->forward, b, NULL, 0, 0, 0);
+	hidden = forward_run(t->forward, b, NULL, FOR_SCORES, 0, 0);
 	t->be->gather(t->states, hidden, m->type, b->d_rows, b->p, m->config.hidden);
 }
 

@@ -156,7 +156,7 @@ trainer_run(struct trainer *t, struct gradients *g, uint64_t seed, uint32_t micr
 	batch_upload(b);
 	if (t->teacher)
 		teacher_begin(t->teacher, b);
-	hidden = forward_run(t->forward, b, NULL, 1, seed, micro);
+	hidden = forward_run(t->forward, b, NULL, FOR_TRAINING, seed, micro);
 	dhidden = lose(t, hidden, g);
 	keep(t);
 	forward_backward(t->forward, b, dhidden, g);
@@ -195,7 +195,7 @@ trainer_score(struct trainer *t, struct sums *sums)
 
 	batch_upload(b);
 	grow(t, b->p);
-	head_logprob(t->head, b, forward_run(t->forward, b, NULL, 0, 0, 0), 1, t->losses, NULL);
+	head_logprob(t->head, b, forward_run(t->forward, b, NULL, FOR_SCORES, 0, 0), 1, t->losses, NULL);
 	t->m->be->sync();
 	for (i = 0; i < b->p; i++)
 		sums->ce -= t->losses[i];

@@ -550,7 +550,7 @@ step(void *user)
 {
 	struct step *s = user;
 	const struct divergence way = { s->teacher ? LOSS_FORWARD_KL : LOSS_CE, 0.5f, 1, 0, 0 };
-	const void *hidden = forward_run(s->forward, &s->batch, NULL, 1, 1, 1);
+	const void *hidden = forward_run(s->forward, &s->batch, NULL, FOR_TRAINING, 1, 1);
 	void *dhidden = head_run(s->head, &s->batch, hidden, &way, s->teacher ? teach : NULL, s, 1, &s->optimizer.gradients);
 
 	forward_backward(s->forward, &s->batch, dhidden, &s->optimizer.gradients);

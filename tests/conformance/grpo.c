@@ -121,7 +121,7 @@ score(struct model *m, int columns, const struct sequences *s, double temperatur
 	}
 	f = forward_new(m, b.m, KEEP_NONE);
 	batch_upload(&b);
-	head_logprob(h, &b, forward_run(f, &b, NULL, 0, 0, 0), (float)temperature, logp, NULL);
+	head_logprob(h, &b, forward_run(f, &b, NULL, FOR_SCORES, 0, 0), (float)temperature, logp, NULL);
 	m->be->sync();
 	forward_free(f);
 	head_free(h);
@@ -232,7 +232,7 @@ micro_run(struct batch_case *b, struct model *m, int columns, int chunk, int fir
 	}
 	f = forward_new(m, batch.m, KEEP_ALL);
 	batch_upload(&batch);
-	forward_backward(f, &batch, head_policy(h, &batch, forward_run(f, &batch, NULL, 0, 0, 0), &loss, NULL, NULL, g),
+	forward_backward(f, &batch, head_policy(h, &batch, forward_run(f, &batch, NULL, FOR_SCORES, 0, 0), &loss, NULL, NULL, g),
 	    g);
 	b->entropy += entropy_of(b, h, first, count);
 	forward_free(f);

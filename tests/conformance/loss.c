@@ -116,7 +116,7 @@ computed_logits(struct model *m, const struct sequences *s, const float *states,
 		batch_add(&b, s->ids[i], s->n[i], s->supervised[i], 1, 0);
 		batch_upload(&b);
 		model_rope(m, s->n[i]);
-		hidden = forward_run(f, &b, NULL, 0, 0, 0);
+		hidden = forward_run(f, &b, NULL, FOR_SCORES, 0, 0);
 		x = be->alloc((size_t)(b.p + 1) * (size_t)h * sizeof *x);
 		be->gather(x, hidden, DT_F32, b.d_rows, b.p, h);
 		if (b.p)
@@ -299,7 +299,7 @@ micro_batch(struct model *m, int columns, const struct sequences *s, const json_
 		batch_upload(&b);
 		if (t)
 			t->order = order;
-		forward_backward(f, &b, head_run(h, &b, forward_run(f, &b, NULL, 0, 0, 0), d,
+		forward_backward(f, &b, head_run(h, &b, forward_run(f, &b, NULL, FOR_SCORES, 0, 0), d,
 		    t && t->all.form != TEACHER_NONE ? teacher_chunk : NULL, t, (float)(1 / targets), g), g);
 		sums.ce = sum_of(m->be, h->ce, b.p) / targets;
 		sums.div = sum_of(m->be, h->div, b.p) / targets;

@@ -381,7 +381,7 @@ kind_minillm(struct verdict *v, const json_t *c, const struct kit *k)
 	gradients_init(&g, m);
 	f = forward_new(m, b.m, KEEP_ALL);
 	batch_upload(&b);
-	hidden = forward_run(f, &b, NULL, 0, 0, 0);
+	hidden = forward_run(f, &b, NULL, FOR_SCORES, 0, 0);
 	head_logprob(h, &b, hidden, o.temperature, t.logp, NULL);
 	k->be->sync();
 	teacher_logprobs(k, &t, &teacher, &b);

@@ -48,7 +48,7 @@ score(struct model *m, const int32_t *ids, int n, int columns)
 	batch_init(&b, m->be);
 	batch_add(&b, ids, n, all, 1, 0);
 	batch_upload(&b);
-	hidden = forward_run(f, &b, NULL, 0, 0, 0);
+	hidden = forward_run(f, &b, NULL, FOR_SCORES, 0, 0);
 	s.hidden = fetch(m->be, hidden, (size_t)n * (size_t)m->config.hidden);
 	m->be->matmul(logits, DT_F32, hidden, DT_F32, &m->head, NULL, n, m->config.vocab, 0);
 	s.logits = fetch(m->be, logits, (size_t)n * (size_t)m->config.vocab);
@@ -194,7 +194,7 @@ reply_scores(struct model *m, const json_t *c, float temperature, double *logp, 
 		batch_add(&b, ids, n, supervised, 1, 0);
 		batch_upload(&b);
 		model_rope(m, n);
-		head_logprob(h, &b, forward_run(f, &b, NULL, 0, 0, 0), temperature, l, e);
+		head_logprob(h, &b, forward_run(f, &b, NULL, FOR_SCORES, 0, 0), temperature, l, e);
 		m->be->sync();
 		for (j = 0; j < b.p; j++, at++) {
 			logp[at] = l[j];

@@ -221,7 +221,7 @@ states(struct model *m)
 	batch_init(&b, m->be);
 	batch_add(&b, ids, TOKENS, NULL, 0, 0);
 	batch_upload(&b);
-	m->be->download(x, forward_run(f, &b, NULL, 0, 0, 0), TOKENS * HIDDEN * sizeof *x);
+	m->be->download(x, forward_run(f, &b, NULL, FOR_SCORES, 0, 0), TOKENS * HIDDEN * sizeof *x);
 	batch_free(&b);
 	forward_free(f);
 	return x;

@@ -187,7 +187,7 @@ score(struct model *m, const struct request *r, const struct reply *reply, float
 	batch_add(&b, ids, r->n + reply->n, span, 1, 1);
 	batch_upload(&b);
 	model_rope(m, b.m);
-	head_logprob(h, &b, forward_run(f, &b, NULL, 0, 0, 0), temperature, logp, NULL);
+	head_logprob(h, &b, forward_run(f, &b, NULL, FOR_SCORES, 0, 0), temperature, logp, NULL);
 	m->be->sync();
 	batch_free(&b);
 	head_free(h);
@@ -244,7 +244,7 @@ best_next(struct model *m, const int32_t *ids, int n)
 	batch_init(&b, m->be);
 	batch_add(&b, ids, n, NULL, 0, 0);
 	batch_upload(&b);
-	hidden = forward_run(f, &b, NULL, 0, 0, 0);
+	hidden = forward_run(f, &b, NULL, FOR_SCORES, 0, 0);
 	m->be->matmul(logits, DT_F32, hidden + (size_t)(n - 1) * width, m->type, &m->head, NULL, 1, VOCAB, 0);
 	m->be->download(host, logits, bytes);
 	for (i = 1; i < VOCAB; i++)

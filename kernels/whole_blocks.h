@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * whole_blocks - tiles of whole numbers
+ *
+ * Included by kernels/matmul_blocks.h. A sum is cut; within a cut both sides are integers under powers of two of
+ * their own, their products are added up exactly in 32 bits, and each cut's sum counts once:
+ *
+ *	total = (power of two x sum) x scale + total
+ *
+ * Pairs of bf16 become integers of 12 bits and a sign, cut by cut of 2 CUT_PAIRS of them: whatever is not 16 times
+ * smaller than its cut's largest stays as it is, and of others less is lost than 1/16 of what bf16's rounding may
+ * have taken off the largest. 2 CUT_PAIRS times the square of the largest integer, 255 << 4, fits 32 bits. Behind
+ * a cut's words, one for each row or column, lies a word of its scales.
+ */
+enum {
+	CUT_PAIRS = 64,
+	CUT_WORDS = CUT_PAIRS + 1,	/* with the scales */
+};
+
+/* Words, and scales, of so many pairs. */
+static inline int
+cut_words(int pairs)
+{
+	return pairs + (pairs + CUT_PAIRS - 1) / CUT_PAIRS;
+}
+
+/* The scales that integers are multiplied by: of rows; and of columns, in f32, or in f16 where these are not given. */
+struct scales {
+	const float *rows, *cols;
+	const uint16_t *cols_f16;
+};
+
+/*
+ * Words of a row or column of pairs of bf16 each, [n][width], become integers, and the word behind them scales. Of
+ * what is not finite the scale is NaN. Reads LANES words at a time.
+ */
+static inline __attribute__((always_inline)) void
+cut_numbers(uint32_t *words, int n, int width)
+{
+	enum { LEAST = 16, MAGIC = 0x4b400000 };	/* 1.5 x 2^23: the sum's low bits are the integer */
+	const uint32_t magic = MAGIC;
+	uint32_t most[LANES], up[LANES], scale[LANES];
+	int h, i;
+
+	for (h = 0; h < width; h += LANES, words += LANES) {
+		int few = min(width - h, LANES);
+		vec top = { 0 };
+
+		for (i = 0; i < n; i++)
+			top = vec_most_halves(top, vec_and(vec_load(words + i * width), 0x7fff7fff));
+		vec_store(most, top);
+		for (i = 0; i < LANES; i++) {
+			uint32_t low = most[i] << 16, bits = most[i] > low ? most[i] : low, exponent = bits >> 23;
+
+			exponent = exponent < LEAST ? LEAST : exponent;
+			up[i] = (265 - exponent) << 23;
+			scale[i] = exponent == 255 ? 0x7fc00000 : (exponent - 11) << 23;
+		}
+		for (i = 0; i < n; i++) {
+			vec x = vec_load(words + i * width);
+			vec low = vec_fma(vec_word(&magic), vec_low(x), vec_load(up));
+			vec high = vec_fma(vec_word(&magic), vec_high(x), vec_load(up));
+
+			vec_store_few(words + i * width, vec_plus(vec_and(low, 0xffff), vec_low(high)), few);
+		}
+		vec_store_few(words + n * width, vec_load(scale), few);
+	}
+}
+
+/* The cut's sums of two vectors of columns from h on go to the total. */
+static inline __attribute__((always_inline)) void
+settle(float *total, vec sum[][2], const struct scales *s, int h, int rows)
+{
+	vec scale0 = s->cols ? vec_load(s->cols + h) : vec_half(s->cols_f16 + h);
+	vec scale1 = s->cols ? vec_load(s->cols + h + LANES) : vec_half(s->cols_f16 + h + LANES);
+	int r;
+
+	total += h;
+	#pragma GCC unroll 12
+	for (r = 0; r < rows; r++, total += PANEL) {
+		vec_store(total, vec_fma(vec_load(total), vec_float(sum[r][0]) * s->rows[r], scale0));
+		vec_store(total + LANES, vec_fma(vec_load(total + LANES), vec_float(sum[r][1]) * s->rows[r], scale1));
+	}
+}
+
+static inline __attribute__((always_inline)) void
+whole_word(vec sum[][2], const uint32_t *a, const uint32_t *b, int rows, int fused)
+{
+	vec b0 = vec_load(b), b1 = vec_load(b + LANES);
+	int r;
+
+	#pragma GCC unroll 12
+	for (r = 0; r < rows; r++) {
+		vec x = vec_word(a + r);
+
+		sum[r][0] = dot_whole(sum[r][0], x, b0, fused);
+		sum[r][1] = dot_whole(sum[r][1], x, b1, fused);
+	}
+}
+
+/* total[rows][PANEL] += the sum over the words of a cut, a[word][rows] b[word][PANEL] */
+static inline __attribute__((always_inline)) void
+whole_tile(float *total, const uint32_t *a, const uint32_t *b, int words, const struct scales *s,
+    const struct ahead *next, int rows, int fused)
+{
+	size_t words_step = next->words_step, sums_step = next->sums_step;
+	const char *sums = next->sums;
+	int h, r, i, j;
+
+	for (h = 0; h < PANEL; h += 2 * LANES) {
+		const char *p = next->words + h * (int)sizeof *b;
+		const uint32_t *ai = a, *bi = b + h;
+		vec sum[ROWS][2];
+
+		#pragma GCC unroll 12
+		for (r = 0; r < rows; r++)
+			sum[r][0] = sum[r][1] = (vec){ 0 };
+		for (i = 0; i + 2 <= words; i += 2, ai += 2 * rows, bi += 2 * PANEL) {
+			_mm_prefetch(ai + STRIP_AHEAD * rows, _MM_HINT_T0);
+			_mm_prefetch(ai + STRIP_AHEAD * rows + LINE / 4, _MM_HINT_T0);
+			#pragma GCC unroll 2
+			for (j = 0; j < 2; j++) {
+				_mm_prefetch(p, _MM_HINT_T0);
+				if (2 * LANES == PANEL)
+					_mm_prefetch(p + LINE, _MM_HINT_T0);
+				_mm_prefetch(sums, _MM_HINT_T0);
+				whole_word(sum, ai + j * rows, bi + j * PANEL, rows, fused);
+				p += words_step;
+				sums += sums_step;
+			}
+		}
+		if (i < words)
+			whole_word(sum, ai, bi, rows, fused);
+		settle(total, sum, s, h, rows);
+	}
+}
+
+typedef void whole_function(float *total, const uint32_t *a, const uint32_t *b, int words, const struct scales *s,
+    const struct ahead *next);
+#define WHOLE_TILE(name, rows, fused) \
+	static void \
+	name(float *total, const uint32_t *a, const uint32_t *b, int words, const struct scales *s, \
+	    const struct ahead *next) \
+	{ \
+		whole_tile(total, a, b, words, s, next, rows, fused); \
+	}
+WHOLE_TILE(whole_one, 1, 0)
+WHOLE_TILE(whole_1, ROW_UNIT, 0)
+WHOLE_TILE(whole_2, 2 * ROW_UNIT, 0)
+WHOLE_TILE(whole_3, 3 * ROW_UNIT, 0)
+WHOLE_TILE(fused_one, 1, 1)
+WHOLE_TILE(fused_1, ROW_UNIT, 1)
+WHOLE_TILE(fused_2, 2 * ROW_UNIT, 1)
+WHOLE_TILE(fused_3, 3 * ROW_UNIT, 1)
+
+/* Of so many rows, for CPUs with and without a fused dot product. */
+static inline whole_function *
+tile_of(int rows)
+{
+	static whole_function *const apart[] = { whole_one, whole_1, whole_2, whole_3 };
+	static whole_function *const fused[] = { fused_one, fused_1, fused_2, fused_3 };
+
+	return (dot_fuses() ? fused : apart)[shape(rows)];
+}
+
+/* A tile, cut by cut, with the scales behind each. */
+static inline void
+multiply_cuts(const struct product *p, float *total, const uint32_t *a, const uint32_t *b, int row, int rows, int col,
+    int word, int words, const struct ahead *next)
+{
+	int end = word + words, wide = shape_rows(rows), n;
+	struct ahead ahead = *next;
+
+	(void)p, (void)row, (void)col;
+	if (word == 0)
+		memset(total, 0, TILE * sizeof *total);
+	for (; word < end; word += n + 1, a += wide, b += PANEL) {
+		const uint32_t *from = a, *panel = b;
+		struct scales s;
+
+		n = min(CUT_WORDS, end - word) - 1;
+		a += n * wide;
+		b += n * PANEL;
+		s = (struct scales){ (const float *)a, (const float *)b, NULL };
+		tile_of(rows)(total, from, panel, n, &s, &ahead);
+		ahead.words += (size_t)n * ahead.words_step;
+	}
+}
