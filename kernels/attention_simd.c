@@ -109,6 +109,18 @@ load(float *y, const void *x, enum dtype type, size_t i, int d, float scale)
 		row_load(y, x, DT_F32, i, d, scale);
 }
 
+/* Rows that lie together; of full vectors, as one. */
+static void
+load_rows(float *y, int wide, const void *x, enum dtype type, size_t i, int rows, int d)
+{
+	int r;
+
+	if (wide == d)
+		load(y, x, type, i, rows * d, 1);
+	for (r = 0; r < rows && wide > d; r++)
+		load(y + (size_t)r * wide, x, type, i + (size_t)r * d, d, 1);
+}
+
 /* y = scale x, in another type. */
 INLINE void
 row_save(void *y, enum dtype type, size_t i, const float *x, int d, float scale)
@@ -328,17 +340,15 @@ struct paged {
 static void
 paged_load(const struct paged *f, struct slab *t, int i, int kv_head, int start, int n)
 {
-	const int *pages = f->tables + (size_t)i * f->ntables;
-	int j, d = f->h->d;
+	const int *page = f->tables + (size_t)i * f->ntables + start / KV_PAGE;
+	int j, rows, d = f->h->d;
 
-	for (j = 0; j < n; j++) {
-		int page = pages[(start + j) / KV_PAGE];
-		size_t key = page_at(f->kv, f->layer, page, 0, kv_head);
-		size_t value = page_at(f->kv, f->layer, page, 1, kv_head);
-		size_t place = (size_t)(j % KV_PAGE) * d, to = (size_t)j * t->wide;
-
-		load(t->keys + to, f->kv->data, f->kv->type, key + place, d, 1);
-		load(t->values + to, f->kv->data, f->kv->type, value + place, d, 1);
+	for (j = 0; j < n; j += rows, page++) {
+		rows = n - j < KV_PAGE ? n - j : KV_PAGE;
+		load_rows(t->keys + (size_t)j * t->wide, t->wide, f->kv->data, f->kv->type,
+		    page_at(f->kv, f->layer, *page, 0, kv_head), rows, d);
+		load_rows(t->values + (size_t)j * t->wide, t->wide, f->kv->data, f->kv->type,
+		    page_at(f->kv, f->layer, *page, 1, kv_head), rows, d);
 	}
 	slab_pad(t, n);
 }

@@ -692,7 +692,7 @@ narrow_panel(const struct product *p, const uint32_t *a, int strip, int col)
 	int halves = !PAIRS && p->w->type == DT_BF16, strips = (p->rows + strip - 1) / strip;
 	int step = strips > 1 ? NARROW_WORDS : p->words, word, words, s;
 	const uint32_t *b = panel_words(p->w, col);
-	float c[NARROW * PANEL];
+	_Alignas(LINE) float c[NARROW * PANEL];
 
 	for (word = 0; word < p->words; word += words) {
 		size_t size;

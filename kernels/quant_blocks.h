@@ -17,12 +17,14 @@
 #include <string.h>
 
 #include "kernels/quant.h"
+#include "kernels/shared.h"
 
 enum {
 	CUT = 128,			/* inputs; and those of a block of weights for a few rows */
 	ONCE = NARROW,			/* rows that use the codes as they stream in */
 	CHAINS = 4,			/* sums of one row, which hide each other's latency */
 	FETCH = 4096,			/* bytes ahead */
+	FEW = 1 << 11,			/* activations that one thread makes whole numbers of */
 };
 
 /* Activations in whole numbers: x[r, i] = scale x integer. */
@@ -116,12 +118,10 @@ whole_of(const void *x, enum dtype type, const struct weight *w, int rows)
 	h.scale = (float *)(h.x + all);
 	h.sum = (int32_t *)(h.scale + scales);
 	memset(h.scale, 0, 2 * scales * sizeof *h.scale);
-	if (rows == 1)
-		whole_row(&h, 0, x, type, w);
-	else
-		#pragma omp parallel for
-		for (r = 0; r < rows; r++)
-			whole_row(&h, r, x, type, w);
+	SHARED((size_t)rows * (size_t)w->k > FEW,
+	    for (r = 0; r < rows; r++)
+		whole_row(&h, r, x, type, w);
+	);
 	return h;
 }
 
@@ -332,7 +332,7 @@ static void
 stream_part(const struct product *p, const struct part *part, int strip)
 {
 	const uint32_t *x = narrow_pack(p, strip);
-	float total[(ONCE + ROWS) * PANEL];	/* shapes have more rows than strips */
+	_Alignas(LINE) float total[(ONCE + ROWS) * PANEL];	/* shapes have more rows than strips */
 	int row, col, word, words;
 
 	for (col = part->col; col < part->col_end; col += PANEL) {
@@ -461,7 +461,7 @@ weights_row(const struct product *p, const struct part *part, int strip)
 {
 	const struct quant *q = &p->w->quant;
 	const uint32_t *x = narrow_pack(p, strip);
-	float sums[PANEL];
+	_Alignas(LINE) float sums[PANEL];
 	struct run r;
 	int col, at;
 
@@ -499,8 +499,8 @@ static void
 weights_part(const struct product *p, const struct part *part, int strip)
 {
 	const uint32_t *a = narrow_pack(p, strip);
-	uint32_t b[CUT * PANEL];
-	float c[NARROW * PANEL];
+	_Alignas(LINE) uint32_t b[CUT * PANEL];
+	_Alignas(LINE) float c[NARROW * PANEL];
 	struct ahead none = { .words = (char *)b, .sums = (char *)c };
 	int col, word, words, row;
 
