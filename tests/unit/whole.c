@@ -3,7 +3,8 @@
  * whole - quantised products have the same bytes on every CPU
  *
  * With VNNI, without it, which is compiled here from the same source, and with AVX2: any order of integers adds up
- * to the same, and each cut's sum is rounded alike. What cannot be a whole number, and how exact the rest is.
+ * to the same, and each cut's sum is rounded alike. f32 is multiplied as by weights of f32. What cannot be a whole
+ * number, and how exact the rest is.
  */
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")
 #include <stdlib.h>
@@ -66,6 +67,36 @@ differs(const struct weight *w, const void *x, enum dtype type, int m)
 	return wrong;
 }
 
+/* The weights that codes stand for. */
+static struct weight
+dense(const struct weight *w)
+{
+	struct weight d = { .type = DT_F32, .n = w->n, .k = w->k, .elements = weight_elements_cpu(DT_F32, w->n, w->k) };
+	float *plain = mem_alloc((size_t)w->n * (size_t)w->k * sizeof *plain);
+
+	d.data = alloc_cpu(d.elements * sizeof *plain);
+	quant_get_cpu(plain, DT_F32, w, 0, w->n, 0);
+	weight_put_cpu(&d, 0, d.n, plain, DT_F32, 0);
+	free(plain);
+	return d;
+}
+
+/* f32 is multiplied as by weights of f32. */
+static int
+differs_from_dense(const struct weight *w, const struct weight *d, const float *x, int m)
+{
+	size_t n = (size_t)m * (size_t)w->n;
+	float *want = mem_zero(n, sizeof *want), *y = mem_zero(n, sizeof *y);
+	int wrong;
+
+	matmul_avx512(want, DT_F32, x, DT_F32, d, NULL, m, d->n, 0);
+	matmul_avx512(y, DT_F32, x, DT_F32, w, NULL, m, w->n, 0);
+	wrong = memcmp(want, y, n * sizeof *y) != 0;
+	free(want);
+	free(y);
+	return wrong;
+}
+
 static void
 check_bytes(void)
 {
@@ -77,7 +108,7 @@ check_bytes(void)
 
 	for (i = 0; i < sizeof kinds / sizeof *kinds; i++) {
 		struct weight w = codes((struct quant){ kinds[i].bits, kinds[i].group, kinds[i].asymmetric, NULL }, kinds[i].n,
-		    kinds[i].k);
+		    kinds[i].k), d = dense(&w);
 		size_t n = 90 * (size_t)w.k;
 		float *x = mem_alloc(n * sizeof *x);
 		uint16_t *half = mem_alloc(n * sizeof *half);
@@ -88,10 +119,12 @@ check_bytes(void)
 			half[at] = f32_to_bf16(x[at]);
 		}
 		for (j = 0; j < sizeof rows / sizeof *rows; j++)
-			wrong += differs(&w, x, DT_F32, rows[j]) + differs(&w, half, DT_BF16, rows[j]);
-		ok(!wrong, "%d bits by %d%s [%d, %d]: avx512 with and without VNNI and avx2 agree in all bytes", w.quant.bits,
-		    w.quant.group, w.quant.asymmetric ? ", zeros" : "", w.n, w.k);
+			wrong += differs(&w, x, DT_F32, rows[j]) + differs(&w, half, DT_BF16, rows[j]) +
+			    differs_from_dense(&w, &d, x, rows[j]);
+		ok(!wrong, "%d bits by %d%s [%d, %d]: avx512 with and without VNNI, avx2 and, in f32, the weights themselves "
+		    "agree in all bytes", w.quant.bits, w.quant.group, w.quant.asymmetric ? ", zeros" : "", w.n, w.k);
 		free_cpu(w.data);
+		free_cpu(d.data);
 		free(x);
 		free(half);
 	}
