@@ -24,7 +24,8 @@
 
 enum {
 	KEYS = 2 * KV_PAGE,	/* of a block */
-	SLAB = 192,		/* rows of a slab, about */
+	SLAB = 256,		/* rows of a slab, about */
+	AHEAD = 16,		/* rows asked for before they are read */
 	FAR = 8,		/* a probability is e^8 at most before it is divided by their sum */
 	PAYS = 1 << 15,		/* numbers of keys that one thread attends faster than two */
 };
@@ -34,10 +35,10 @@ struct slab {
 	int rows, d, wide;	/* wide: d padded to a multiple of W */
 	int *limit;		/* [rows] keys that the row sees */
 	float *q;		/* [rows][wide], times the scale */
-	float *s;		/* [rows][KEYS] scores, then probabilities */
+	float *s;		/* [TILE_ROWS][KEYS] scores, then probabilities */
 	float *o;		/* [rows][wide] */
-	float *max, *sum;	/* [rows] */
-	float *keys;		/* [KEYS][wide] */
+	float *max;		/* [rows] */
+	vec *sum;		/* [rows] in lanes */
 	float *flipped;		/* [wide][KEYS] keys */
 	float *values;		/* [KEYS][wide] */
 };
@@ -46,6 +47,12 @@ static int
 padded(int n)
 {
 	return (n + W - 1) / W * W;
+}
+
+static int
+least(int a, int b)
+{
+	return a < b ? a : b;
 }
 
 static float *
@@ -67,19 +74,16 @@ width(const struct heads *h)
 static void
 slab_open(struct slab *t, int rows, int d)
 {
-	float *p;
-
 	t->d = d;
 	t->wide = padded(d);
-	p = floats((size_t)rows * (2 * t->wide + KEYS + 2) + 3 * (size_t)KEYS * t->wide);
-	t->q = p;
+	t->q = floats((size_t)rows * (2 * t->wide + W + 1) + 2 * (size_t)KEYS * t->wide +
+	    TILE_ROWS * KEYS);
 	t->o = t->q + (size_t)rows * t->wide;
-	t->keys = t->o + (size_t)rows * t->wide;
-	t->flipped = t->keys + (size_t)KEYS * t->wide;
+	t->flipped = t->o + (size_t)rows * t->wide;
 	t->values = t->flipped + (size_t)KEYS * t->wide;
 	t->s = t->values + (size_t)KEYS * t->wide;
-	t->max = t->s + (size_t)rows * KEYS;
-	t->sum = t->max + rows;
+	t->sum = (vec *)(t->s + TILE_ROWS * KEYS);
+	t->max = (float *)(t->sum + rows);
 	t->limit = mem_alloc((size_t)rows * sizeof *t->limit);
 }
 
@@ -90,35 +94,70 @@ slab_close(struct slab *t)
 	free(t->limit);
 }
 
-/* d numbers from element i on, times scale, padded with zeros. */
+/* Ask for a row that will be read soon: rows lie too far apart for the machine to expect them. */
 INLINE void
-row_load(float *y, const void *x, enum dtype type, size_t i, int d, float scale)
+row_fetch(const void *x, enum dtype type, size_t i, int d)
 {
-	int c;
+	size_t c, size = type == DT_BF16 ? 2 : 4;
 
-	for (c = 0; c < d; c += W)
-		vec_store(y + c, scale * vec_get_n(x, type, i + c, d - c));
+	for (c = 0; c < d * size; c += 64)
+		__builtin_prefetch((const char *)x + i * size + c);
+}
+
+/* y[n][wide] = scale x: n rows of d numbers, `step` apart from element i on, padded with zeros. */
+INLINE void
+rows_load(float *y, int wide, const void *x, enum dtype type, size_t i, size_t step, int n, int d,
+    float scale)
+{
+	int j, c;
+
+	for (j = 0; j < n; j++, y += wide, i += step) {
+		row_fetch(x, type, i + AHEAD * step, d);
+		for (c = 0; c + W <= d; c += W)
+			vec_store(y + c, scale * vec_get(x, type, i + c));
+		if (c < d)
+			vec_store(y + c, scale * vec_get_n(x, type, i + c, d - c));
+	}
 }
 
 static void
-load(float *y, const void *x, enum dtype type, size_t i, int d, float scale)
+load(float *y, int wide, const void *x, enum dtype type, size_t i, size_t step, int n, int d,
+    float scale)
 {
 	if (type == DT_BF16)
-		row_load(y, x, DT_BF16, i, d, scale);
+		rows_load(y, wide, x, DT_BF16, i, step, n, d, scale);
 	else
-		row_load(y, x, DT_F32, i, d, scale);
+		rows_load(y, wide, x, DT_F32, i, step, n, d, scale);
 }
 
-/* Rows that lie together; of full vectors, as one. */
-static void
-load_rows(float *y, int wide, const void *x, enum dtype type, size_t i, int rows, int d)
+/* y[wide][KEYS] = the same rows as columns, n of them padded to a multiple of W. */
+INLINE void
+rows_flip(float *y, const void *x, enum dtype type, size_t i, size_t step, int n, int d)
 {
-	int r;
+	int j, c, l;
 
-	if (wide == d)
-		load(y, x, type, i, rows * d, 1);
-	for (r = 0; r < rows && wide > d; r++)
-		load(y + (size_t)r * wide, x, type, i + (size_t)r * d, d, 1);
+	for (j = 0; j < n; j += W)
+		for (c = 0; c < d; c += W) {
+			vec r[W];
+
+			#pragma GCC unroll 16
+			for (l = 0; l < W; l++)
+				r[l] = j + l < n ? vec_get_n(x, type, i + (j + l) * step + c, d - c) :
+				    vec_set(0);
+			tile_flip(r);
+			#pragma GCC unroll 16
+			for (l = 0; l < W; l++)
+				vec_store(y + (size_t)(c + l) * KEYS + j, r[l]);
+		}
+}
+
+static void
+flip(float *y, const void *x, enum dtype type, size_t i, size_t step, int n, int d)
+{
+	if (type == DT_BF16)
+		rows_flip(y, x, DT_BF16, i, step, n, d);
+	else
+		rows_flip(y, x, DT_F32, i, step, n, d);
 }
 
 /* y = scale x, in another type. */
@@ -127,7 +166,9 @@ row_save(void *y, enum dtype type, size_t i, const float *x, int d, float scale)
 {
 	int c;
 
-	for (c = 0; c < d; c += W)
+	for (c = 0; c + W <= d; c += W)
+		vec_put(y, type, i + c, vec_load(x + c) * scale);
+	if (c < d)
 		vec_put_n(y, type, i + c, vec_load(x + c) * scale, d - c);
 }
 
@@ -140,110 +181,159 @@ save(void *y, enum dtype type, size_t i, const float *x, int d, float scale)
 		row_save(y, DT_F32, i, x, d, scale);
 }
 
-/* Row r of the slab reads the query at element i and sees `limit` keys. */
+/*
+ * Rows r .. r + n - 1 of the slab read the queries at element i, one beside the other, and see
+ * `limit` keys.
+ */
 static void
-slab_query(struct slab *t, int r, const void *qkv, enum dtype type, size_t i, float scale,
+slab_queries(struct slab *t, int r, const void *qkv, enum dtype type, size_t i, int n, float scale,
     int limit)
 {
-	load(t->q + (size_t)r * t->wide, qkv, type, i, t->d, scale);
-	memset(t->o + (size_t)r * t->wide, 0, (size_t)t->wide * sizeof *t->o);
-	t->max[r] = -FLT_MAX;
-	t->sum[r] = 0;
-	t->limit[r] = limit;
+	load(t->q + (size_t)r * t->wide, t->wide, qkv, type, i, (size_t)t->d, n, t->d, scale);
+	memset(t->o + (size_t)r * t->wide, 0, (size_t)n * t->wide * sizeof *t->o);
+	for (; n > 0; n--, r++) {
+		t->max[r] = -FLT_MAX;
+		t->sum[r] = vec_set(0);
+		t->limit[r] = limit;
+	}
 }
 
-/* Probabilities of n <= W scores; what is beyond is zero. */
+/* The first n lanes, `other` beyond; n may be less than 0 or more than W. */
 INLINE vec
-probabilities(float *s, float max, int n)
+first_n(vec x, int n, float other)
 {
-	vec p = vec_first(vec_exp(vec_load(s) - max), n, 0);
-
-	vec_store(s, p);
-	return p;
+	return vec_first(x, n > 0 ? n : 0, other);
 }
 
-INLINE float
-largest_score(const float *s, int n)
+/* exp(s - x) where shift is -LOG2E x */
+INLINE vec
+probability(vec s, vec shift)
+{
+	return vec_exp2(vec_fma(s, vec_set(LOG2E), shift));
+}
+
+INLINE vec
+largest_scores(const float *s, int n)
 {
 	vec max = vec_set(-FLT_MAX);
 	int j;
 
-	for (j = 0; j + W <= n; j += W)
-		max = vec_max(vec_load(s + j), max);
-	if (j < n)
-		max = vec_max(vec_first(vec_load(s + j), n - j, -FLT_MAX), max);
-	return vec_largest(max);
+	#pragma GCC unroll 8
+	for (j = 0; j < n; j += W)
+		max = vec_max(first_n(vec_load(s + j), n - j, -FLT_MAX), max);
+	return max;
+}
+
+/* What has been added up so far becomes relative to another maximum. */
+static void
+slab_renew(struct slab *t, int r, float max)
+{
+	vec factor = vec_set(expf(t->max[r] - max)), *o = (vec *)(t->o + (size_t)r * t->wide);
+	int j;
+
+	t->max[r] = max;
+	t->sum[r] *= factor;
+	for (j = 0; j < t->wide / W; j++)
+		o[j] *= factor;
 }
 
 /*
- * Scores of a row to probabilities relative to a maximum that is renewed only when it is far off:
- * what has been added up is then scaled, which is rare. n of the scores count, the others up to
- * `wide` become zero.
+ * The scores s of row r to probabilities relative to a maximum that is renewed only when it is far
+ * off, which is rare. n of the scores count, the others up to `wide` become zero.
  */
-static void
-row_softmax(float *s, int n, int wide, float *max, float *sum, vec *o, int vectors)
+INLINE void
+row_softmax(struct slab *t, int r, float *s, int n, int wide)
 {
-	float new = largest_score(s, n);
-	vec lanes = vec_set(0);
+	vec largest = largest_scores(s, n), lanes = vec_set(0), shift;
 	int j;
 
-	if (!(new <= *max + FAR)) {
-		float factor = expf(*max - new);
+	if (vec_any_less(vec_set(t->max[r] + FAR), largest))
+		slab_renew(t, r, vec_largest(largest));
+	shift = vec_set(-LOG2E * t->max[r]);
+	#pragma GCC unroll 8
+	for (j = 0; j < wide; j += W) {
+		vec p = first_n(probability(vec_load(s + j), shift), n - j, 0);
 
-		*max = new;
-		*sum *= factor;
-		for (j = 0; j < vectors; j++)
-			o[j] *= factor;
+		vec_store(s + j, p);
+		lanes += p;
 	}
-	for (j = 0; j + W <= n; j += W)
-		lanes += probabilities(s + j, *max, W);
-	if (j < n) {
-		lanes += probabilities(s + j, *max, n - j);
-		j += W;
+	t->sum[r] += lanes;
+}
+
+/* The n probabilities at s through dropout, numbered from `first`. */
+static void
+row_drop(float *s, int n, uint64_t first, const struct dropout *drop)
+{
+	float factors[KEYS + KEEP_WORDS];
+	int j;
+
+	keep_factors(factors, first, n, drop);
+	for (j = 0; j < n; j += W)
+		vec_store(s + j, vec_load(s + j) * vec_load(factors + j));
+}
+
+/*
+ * Of n rows and the block of `keys` at `start`, row i sees those before limit[i], which grows:
+ * s = q k', as far as the last row of a tile sees.
+ */
+static void
+scores(float *s, const float *q, const float *flipped, int wide, int d, const int *limit, int n,
+    int start, int keys)
+{
+	int i, rows;
+
+	for (i = 0; i < n; i += rows) {
+		rows = least(n - i, TILE_ROWS);
+		tile_product(s + i * KEYS, KEYS, q + (size_t)i * wide, wide, 1, flipped, KEYS, rows,
+		    padded(least(limit[i + rows - 1] - start, keys)), d, 0);
 	}
-	*sum += vec_sum(lanes);
-	for (; j < wide; j += W)
-		vec_store(s + j, vec_set(0));
+}
+
+/* o += s v of the same */
+static void
+weigh(float *o, const float *s, const float *v, int wide, const int *limit, int n, int start,
+    int keys)
+{
+	int i, rows;
+
+	for (i = 0; i < n; i += rows) {
+		rows = least(n - i, TILE_ROWS);
+		tile_product(o + (size_t)i * wide, wide, s + i * KEYS, KEYS, 1, v, wide, rows, wide,
+		    least(limit[i + rows - 1] - start, keys), 1);
+	}
 }
 
 /* Every row attends the n keys of the loaded block, which begins at position `start`. */
 static void
 slab_attend(struct slab *t, int start, int n, const struct dropout *drop, const uint64_t *numbers)
 {
-	float factors[KEYS + KEEP_WORDS];
-	int r, j, seen, wide = padded(n);
+	int first, last, r;
 
-	tile_transpose(t->flipped, KEYS, t->keys, t->wide, wide, t->wide);
-	tile_product(t->s, KEYS, t->q, t->wide, 1, t->flipped, KEYS, t->rows, wide, t->d, 0);
-	for (r = 0; r < t->rows; r++) {
-		float *s = t->s + (size_t)r * KEYS;
+	for (first = 0; first < t->rows; first = last) {
+		float *q = t->q + (size_t)first * t->wide, *o = t->o + (size_t)first * t->wide, *s;
+		int *limit = t->limit + first, most;
 
-		seen = t->limit[r] - start < n ? t->limit[r] - start : n;
-		seen = seen > 0 ? seen : 0;
-		row_softmax(s, seen, wide, &t->max[r], &t->sum[r],
-		    (vec *)(t->o + (size_t)r * t->wide), t->wide / W);
-		if (drop) {
-			keep_factors(factors, numbers[r] + start, seen, drop);
-			for (j = 0; j < seen; j += W)
-				vec_store(s + j, vec_load(s + j) * vec_load(factors + j));
+		last = least(first + TILE_ROWS, t->rows);
+		most = least(t->limit[last - 1] - start, n);
+		if (most <= 0)
+			continue;
+		scores(t->s, q, t->flipped, t->wide, t->d, limit, last - first, start, n);
+		for (r = first, s = t->s; r < last; r++, s += KEYS) {
+			if (least(t->limit[r] - start, n) == KEYS)
+				row_softmax(t, r, s, KEYS, KEYS);
+			else
+				row_softmax(t, r, s, least(t->limit[r] - start, n), padded(most));
+			if (drop)
+				row_drop(s, most, numbers[r] + start, drop);
 		}
+		weigh(o, t->s, t->values, t->wide, limit, last - first, start, n);
 	}
-	tile_product(t->o, t->wide, t->s, KEYS, 1, t->values, t->wide, t->rows, t->wide, n, 1);
 }
 
 static void
 slab_finish(const struct slab *t, int r, void *out, enum dtype type, size_t i)
 {
-	save(out, type, i, t->o + (size_t)r * t->wide, t->d, 1 / t->sum[r]);
-}
-
-/* Zero what a partial block leaves unwritten: the tiles are padded to W rows. */
-static void
-slab_pad(struct slab *t, int n)
-{
-	size_t rest = (size_t)(padded(n) - n) * t->wide * sizeof *t->keys;
-
-	memset(t->keys + (size_t)n * t->wide, 0, rest);
+	save(out, type, i, t->o + (size_t)r * t->wide, t->d, 1 / vec_sum(t->sum[r]));
 }
 
 /* What a call of the forward is about. */
@@ -263,27 +353,24 @@ forward_slab(const struct forward *f, struct slab *t, uint64_t *numbers, int bas
     int kv_head)
 {
 	const struct heads *h = f->h;
-	int group = h->heads / h->kv_heads, r, j, start, count, end = first + n - base;
+	int group = h->heads / h->kv_heads, r, start, count, end = first + n - base;
 	size_t wide = width(h), k = (size_t)(h->heads + kv_head) * h->d,
 	    v = k + (size_t)h->kv_heads * h->d;
 
 	t->rows = n * group;
-	for (r = 0; r < t->rows; r++) {
-		int row = first + r / group, head = kv_head * group + r % group;
-
-		slab_query(t, r, f->qkv, f->type, row * wide + (size_t)head * h->d, h->scale,
-		    row - base + 1);
-		numbers[r] = keep_attention(row, h->heads, head);
-	}
+	for (r = 0; r < n; r++)
+		slab_queries(t, r * group, f->qkv, f->type,
+		    (size_t)(first + r) * wide + (size_t)kv_head * group * h->d, group, h->scale,
+		    first + r - base + 1);
+	for (r = 0; f->drop && r < t->rows; r++)
+		numbers[r] = keep_attention(first + r / group, h->heads,
+		    kv_head * group + r % group);
 	for (start = 0; start < end; start += KEYS) {
-		count = end - start < KEYS ? end - start : KEYS;
-		for (j = 0; j < count; j++) {
-			size_t at = (size_t)(base + start + j) * wide;
+		size_t at = (size_t)(base + start) * wide;
 
-			load(t->keys + (size_t)j * t->wide, f->qkv, f->type, at + k, h->d, 1);
-			load(t->values + (size_t)j * t->wide, f->qkv, f->type, at + v, h->d, 1);
-		}
-		slab_pad(t, count);
+		count = least(end - start, KEYS);
+		flip(t->flipped, f->qkv, f->type, at + k, wide, count, h->d);
+		load(t->values, t->wide, f->qkv, f->type, at + v, wide, count, h->d, 1);
 		slab_attend(t, start, count, f->drop, numbers);
 	}
 	for (r = 0; r < t->rows; r++) {
@@ -291,7 +378,7 @@ forward_slab(const struct forward *f, struct slab *t, uint64_t *numbers, int bas
 
 		slab_finish(t, r, f->out, f->type, at * h->d);
 		if (f->lse)
-			f->lse[at] = t->max[r] + logf(t->sum[r]);
+			f->lse[at] = t->max[r] + logf(vec_sum(t->sum[r]));
 	}
 }
 
@@ -316,7 +403,7 @@ FN(attention)(void *out, float *lse, const void *qkv, enum dtype type, const str
 			for (kv_head = 0; kv_head < h->kv_heads; kv_head++)
 				for (first = base; first < end; first += block)
 					forward_slab(&f, &t, numbers, base, first,
-					    end - first < block ? end - first : block, kv_head);
+					    least(end - first, block), kv_head);
 		}
 		slab_close(&t);
 		free(numbers);
@@ -341,16 +428,17 @@ static void
 paged_load(const struct paged *f, struct slab *t, int i, int kv_head, int start, int n)
 {
 	const int *page = f->tables + (size_t)i * f->ntables + start / KV_PAGE;
-	int j, rows, d = f->h->d;
+	int j, d = f->h->d;
 
-	for (j = 0; j < n; j += rows, page++) {
-		rows = n - j < KV_PAGE ? n - j : KV_PAGE;
-		load_rows(t->keys + (size_t)j * t->wide, t->wide, f->kv->data, f->kv->type,
-		    page_at(f->kv, f->layer, *page, 0, kv_head), rows, d);
-		load_rows(t->values + (size_t)j * t->wide, t->wide, f->kv->data, f->kv->type,
-		    page_at(f->kv, f->layer, *page, 1, kv_head), rows, d);
+	for (j = 0; j < n; j += KV_PAGE, page++) {
+		size_t key = page_at(f->kv, f->layer, *page, 0, kv_head);
+		size_t value = page_at(f->kv, f->layer, *page, 1, kv_head);
+		int count = least(n - j, KV_PAGE);
+
+		flip(t->flipped + j, f->kv->data, f->kv->type, key, (size_t)d, count, d);
+		load(t->values + (size_t)j * t->wide, t->wide, f->kv->data, f->kv->type, value,
+		    (size_t)d, count, d, 1);
 	}
-	slab_pad(t, n);
 }
 
 /* Row i, all heads of kv_head. */
@@ -360,11 +448,10 @@ paged_slab(const struct paged *f, struct slab *t, int i, int kv_head)
 	const struct heads *h = f->h;
 	int r, start, n, length = f->length[i], first = kv_head * t->rows;
 
-	for (r = 0; r < t->rows; r++)
-		slab_query(t, r, f->qkv, f->type, i * width(h) + (size_t)(first + r) * h->d,
-		    h->scale, length);
+	slab_queries(t, 0, f->qkv, f->type, i * width(h) + (size_t)first * h->d, t->rows, h->scale,
+	    length);
 	for (start = 0; start < length; start += KEYS) {
-		n = length - start < KEYS ? length - start : KEYS;
+		n = least(length - start, KEYS);
 		paged_load(f, t, i, kv_head, start, n);
 		slab_attend(t, start, n, NULL, NULL);
 	}
@@ -412,8 +499,8 @@ head_copy(void *y, enum dtype ytype, size_t to, const void *x, enum dtype xtype,
 	int c, n;
 
 	for (c = 0; c < d; c += n) {
-		n = d - c < 256 ? d - c : 256;
-		load(part, x, xtype, from + c, n, 1);
+		n = least(d - c, 256);
+		load(part, 256, x, xtype, from + c, 0, 1, n, 1);
 		save(y, ytype, to + c, part, n, 1);
 	}
 }
@@ -458,39 +545,46 @@ struct backward {
 	const struct ragged *seq;
 	const struct heads *h;
 	const struct dropout *drop;
-	float *dk, *dv;		/* [m][heads][wide], of each query head by itself */
+	float *dk, *dv;		/* [heads][m][wide], of each query head by itself */
 };
 
 /* One head of a sequence of n rows, in f32, [n][wide] but for delta [n]. */
 struct head {
 	int n, base, head, d, wide;
 	float *q, *dout, *dq, *delta;
-	float *keys, *values;			/* [KEYS][wide] */
+	int *limit;				/* [n] keys that the row sees */
+	float *keys;				/* [KEYS][wide] */
 	float *keys_flipped, *values_flipped;	/* [wide][KEYS] */
 	float *p, *ds;				/* [KEYS][KEYS] */
-	float *dk, *dv;				/* [KEYS][wide] */
 };
 
 static void
 head_open(struct head *t, int n, int d)
 {
 	size_t wide = (size_t)padded(d), rows = (size_t)n * wide, block = KEYS * wide;
-	float *p = floats(3 * rows + 6 * block + 2 * KEYS * KEYS + n);
+	int i;
 
 	t->d = d;
 	t->wide = (int)wide;
-	t->q = p;
+	t->q = floats(3 * rows + 3 * block + 2 * KEYS * KEYS + n);
 	t->dout = t->q + rows;
 	t->dq = t->dout + rows;
 	t->keys = t->dq + rows;
-	t->values = t->keys + block;
-	t->keys_flipped = t->values + block;
+	t->keys_flipped = t->keys + block;
 	t->values_flipped = t->keys_flipped + block;
-	t->dk = t->values_flipped + block;
-	t->dv = t->dk + block;
-	t->p = t->dv + block;
+	t->p = t->values_flipped + block;
 	t->ds = t->p + KEYS * KEYS;
 	t->delta = t->ds + KEYS * KEYS;
+	t->limit = mem_alloc((size_t)n * sizeof *t->limit);
+	for (i = 0; i < n; i++)
+		t->limit[i] = i + 1;
+}
+
+static void
+head_close(struct head *t)
+{
+	free(t->q);
+	free(t->limit);
 }
 
 /* Queries, gradients of the output, and their products with the output. */
@@ -498,72 +592,85 @@ static void
 head_load(struct head *t, const struct backward *b)
 {
 	const struct heads *h = b->h;
+	size_t row = (size_t)t->base, at = (row * h->heads + t->head) * h->d,
+	    step = (size_t)h->heads * h->d;
 	float *out = t->dq;
 	int i, c;
 
+	load(t->q, t->wide, b->qkv, b->type, row * width(h) + (size_t)t->head * h->d, width(h), t->n,
+	    h->d, h->scale);
+	load(t->dout, t->wide, b->dout, b->type, at, step, t->n, h->d, 1);
+	load(out, t->wide, b->out, b->type, at, step, t->n, h->d, 1);
 	for (i = 0; i < t->n; i++) {
-		size_t row = (size_t)(t->base + i), at = (row * h->heads + t->head) * h->d,
-		    place = (size_t)i * t->wide;
+		size_t place = (size_t)i * t->wide;
 		vec sum = vec_set(0);
 
-		load(t->q + place, b->qkv, b->type, row * width(h) + (size_t)t->head * h->d, h->d,
-		    h->scale);
-		load(t->dout + place, b->dout, b->type, at, h->d, 1);
-		load(out, b->out, b->type, at, h->d, 1);
 		for (c = 0; c < t->wide; c += W)
-			sum = vec_fma(vec_load(out + c), vec_load(t->dout + place + c), sum);
+			sum = vec_fma(vec_load(out + place + c), vec_load(t->dout + place + c), sum);
 		t->delta[i] = vec_sum(sum);
 	}
 	memset(t->dq, 0, (size_t)t->n * t->wide * sizeof *t->dq);
 }
 
-/* p f, p = exp(s - lse), in the place of s, and p (f g - delta) in the place of g; n <= W count. */
+/*
+ * n scores s and products g = dout.v: p f, p = exp(s - lse), in the place of s, and p (f g - delta)
+ * in the place of g; up to `wide` zeros.
+ */
 INLINE void
-gradients(float *s, float *g, float lse, float delta, const float *factors, int n)
+gradients(float *s, float *g, float lse, float delta, const float *factors, int n, int wide)
 {
-	vec p = vec_first(vec_exp(vec_load(s) - lse), n, 0),
-	    f = factors ? vec_load(factors) : vec_set(1);
+	vec shift = vec_set(-LOG2E * lse);
+	int j;
 
-	vec_store(g, vec_first(p * (vec_load(g) * f - delta), n, 0));
-	vec_store(s, p * f);
+	#pragma GCC unroll 8
+	for (j = 0; j < wide; j += W) {
+		vec p = first_n(probability(vec_load(s + j), shift), n - j, 0),
+		    f = factors ? vec_load(factors + j) : vec_set(1);
+
+		vec_store(g + j, p * (vec_load(g + j) * f - delta));
+		vec_store(s + j, p * f);
+	}
 }
 
-/*
- * p = exp(s - lse) and ds = p (f dout.v - delta) of rows from .. from + n - 1 and the `keys` at
- * `start`.
- */
+/* p = exp(s - lse) and ds = p (f dout.v - delta) of n rows at `from` and the `keys` at `start`. */
 static void
 head_scores(struct head *t, const struct backward *b, int from, int n, int start, int keys)
 {
 	float factors[KEYS + KEEP_WORDS];
-	int i, j;
+	const int *limit = t->limit + from;
+	size_t place = (size_t)from * t->wide;
+	int j;
 
-	tile_product(t->p, KEYS, t->q + (size_t)from * t->wide, t->wide, 1, t->keys_flipped, KEYS,
-	    n, padded(keys), t->d, 0);
-	tile_product(t->ds, KEYS, t->dout + (size_t)from * t->wide, t->wide, 1, t->values_flipped,
-	    KEYS, n, padded(keys), t->d, 0);
-	for (i = 0; i < n; i++) {
-		float *p = t->p + (size_t)i * KEYS, *ds = t->ds + (size_t)i * KEYS;
-		size_t row = (size_t)(t->base + from + i);
-		float lse = b->lse[row * b->h->heads + t->head];
-		int seen = from + i + 1 - start;
+	scores(t->p, t->q + place, t->keys_flipped, t->wide, t->d, limit, n, start, keys);
+	scores(t->ds, t->dout + place, t->values_flipped, t->wide, t->d, limit, n, start, keys);
+	for (j = 0; j < n; j++) {
+		size_t row = (size_t)(t->base + from + j);
+		float lse = b->lse[row * b->h->heads + t->head], delta = t->delta[from + j],
+		    *p = t->p + j * KEYS, *ds = t->ds + j * KEYS;
+		int sees = least(limit[j] - start, keys);
 
 		if (b->drop)
-			keep_factors(factors,
-			    keep_attention((int)row, b->h->heads, t->head) + start, keys, b->drop);
-		seen = seen < keys ? seen : keys;
-		for (j = 0; j + W <= seen; j += W)
-			gradients(p + j, ds + j, lse, t->delta[from + i],
-			    b->drop ? factors + j : NULL, W);
-		if (j < seen) {
-			gradients(p + j, ds + j, lse, t->delta[from + i],
-			    b->drop ? factors + j : NULL, seen - j);
-			j += W;
-		}
-		for (; j < keys; j += W) {
-			vec_store(p + j, vec_set(0));
-			vec_store(ds + j, vec_set(0));
-		}
+			keep_factors(factors, keep_attention((int)row, b->h->heads, t->head) + start,
+			    keys, b->drop);
+		if (sees == KEYS && !b->drop)
+			gradients(p, ds, lse, delta, NULL, KEYS, KEYS);
+		else
+			gradients(p, ds, lse, delta, b->drop ? factors : NULL, sees, padded(keys));
+	}
+	weigh(t->dq + place, t->ds, t->keys, t->wide, limit, n, start, keys);
+}
+
+/* c[keys][wide] (+)= a[n][keys]' b[n][wide]; on the diagonal, where c begins, a is 0 above it. */
+static void
+head_keys(float *c, const float *a, const float *b, int wide, int keys, int n, int diagonal)
+{
+	int j, skip;
+
+	for (j = 0; j < keys; j += TILE_ROWS) {
+		skip = diagonal ? j : 0;
+		tile_product(c + (size_t)j * wide, wide, a + skip * KEYS + j, 1, KEYS,
+		    b + (size_t)skip * wide, wide, least(keys - j, TILE_ROWS), wide, n - skip,
+		    !diagonal);
 	}
 }
 
@@ -572,38 +679,21 @@ static void
 head_block(struct head *t, const struct backward *b, int start)
 {
 	const struct heads *h = b->h;
-	int keys = t->n - start < KEYS ? t->n - start : KEYS, from, n, j;
-	size_t wide = width(h), k = (size_t)(h->heads + t->head / (h->heads / h->kv_heads)) * h->d;
-	size_t block = (size_t)KEYS * t->wide * sizeof(float);
+	int keys = least(t->n - start, KEYS), from, n;
+	size_t wide = width(h), first = (size_t)(t->base + start),
+	    k = first * wide + (size_t)(h->heads + t->head / (h->heads / h->kv_heads)) * h->d,
+	    to = ((size_t)t->head * b->seq->m + first) * t->wide;
 
-	memset(t->keys, 0, block);
-	memset(t->values, 0, block);
-	for (j = 0; j < keys; j++) {
-		size_t at = (size_t)(t->base + start + j) * wide + k;
-
-		load(t->keys + (size_t)j * t->wide, b->qkv, b->type, at, h->d, 1);
-		load(t->values + (size_t)j * t->wide, b->qkv, b->type,
-		    at + (size_t)h->kv_heads * h->d, h->d, 1);
-	}
-	tile_transpose(t->keys_flipped, KEYS, t->keys, t->wide, KEYS, t->wide);
-	tile_transpose(t->values_flipped, KEYS, t->values, t->wide, KEYS, t->wide);
-	memset(t->dk, 0, block);
-	memset(t->dv, 0, block);
+	load(t->keys, t->wide, b->qkv, b->type, k, wide, keys, h->d, 1);
+	flip(t->keys_flipped, b->qkv, b->type, k, wide, keys, h->d);
+	flip(t->values_flipped, b->qkv, b->type, k + (size_t)h->kv_heads * h->d, wide, keys, h->d);
 	for (from = start; from < t->n; from += KEYS) {
-		n = t->n - from < KEYS ? t->n - from : KEYS;
-		head_scores(t, b, from, n, start, keys);
-		tile_product(t->dv, t->wide, t->p, 1, KEYS, t->dout + (size_t)from * t->wide,
-		    t->wide, keys, t->wide, n, 1);
-		tile_product(t->dk, t->wide, t->ds, 1, KEYS, t->q + (size_t)from * t->wide, t->wide,
-		    keys, t->wide, n, 1);
-		tile_product(t->dq + (size_t)from * t->wide, t->wide, t->ds, KEYS, 1, t->keys,
-		    t->wide, n, t->wide, keys, 1);
-	}
-	for (j = 0; j < keys; j++) {
-		size_t to = ((size_t)(t->base + start + j) * h->heads + t->head) * t->wide;
+		size_t place = (size_t)from * t->wide;
 
-		memcpy(b->dk + to, t->dk + (size_t)j * t->wide, (size_t)t->wide * sizeof(float));
-		memcpy(b->dv + to, t->dv + (size_t)j * t->wide, (size_t)t->wide * sizeof(float));
+		n = least(t->n - from, KEYS);
+		head_scores(t, b, from, n, start, keys);
+		head_keys(b->dv + to, t->p, t->dout + place, t->wide, keys, n, from == start);
+		head_keys(b->dk + to, t->ds, t->q + place, t->wide, keys, n, from == start);
 	}
 }
 
@@ -626,15 +716,16 @@ row_join(const struct backward *b, const float *parts, float *sum, int i, int va
 {
 	const struct heads *h = b->h;
 	int group = h->heads / h->kv_heads, kv_head, g, c, wide = padded(h->d);
+	size_t m = (size_t)b->seq->m;
 
 	for (kv_head = 0; kv_head < h->kv_heads; kv_head++) {
-		const float *part = parts + ((size_t)i * h->heads + (size_t)kv_head * group) * wide;
+		const float *part = parts + ((size_t)kv_head * group * m + i) * wide;
 
 		for (c = 0; c < wide; c += W) {
 			vec total = vec_load(part + c);
 
 			for (g = 1; g < group; g++)
-				total += vec_load(part + (size_t)g * wide + c);
+				total += vec_load(part + g * m * wide + c);
 			vec_store(sum + c, total);
 		}
 		save(b->dqkv, b->type, i * width(h) +
@@ -682,7 +773,7 @@ FN(attention_backward)(void *dqkv, const void *dout, const void *out, const floa
 			row_join(&b, b.dk, t.dq, i, 0);
 			row_join(&b, b.dv, t.dq, i, 1);
 		}
-		free(t.q);
+		head_close(&t);
 	}
 	free(space);
 }

@@ -28,6 +28,7 @@ tile_fixed(float *c, int ldc, const float *a, int rs, int cs, const float *b, in
 		#pragma GCC unroll 4
 		for (j = 0; j < n; j++)
 			sum[i][j] = accumulate ? vec_load(c + i * ldc + j * W) : vec_set(0);
+	#pragma GCC unroll 2
 	for (p = 0; p < k; p++) {
 		#pragma GCC unroll 4
 		for (j = 0; j < n; j++)
@@ -56,7 +57,11 @@ tile_rows(float *c, int ldc, const float *a, int rs, int cs, const float *b, int
 
 	for (; j + TILE_VECTORS * W <= width; j += TILE_VECTORS * W)
 		tile_fixed(c + j, ldc, a, rs, cs, b + j, ldb, k, m, TILE_VECTORS, accumulate);
-	for (; j < width; j += W)
+	if (j + 2 * W <= width) {
+		tile_fixed(c + j, ldc, a, rs, cs, b + j, ldb, k, m, 2, accumulate);
+		j += 2 * W;
+	}
+	if (j < width)
 		tile_fixed(c + j, ldc, a, rs, cs, b + j, ldb, k, m, 1, accumulate);
 }
 
@@ -90,26 +95,6 @@ tile_flip(vec *r)
 		for (i = 0; i < W; i++)
 			if (!(i & s))
 				vec_exchange(&r[i], &r[i + s], s);
-}
-
-/* y[k][ldy] = x[n][ldx] transposed; both are padded to multiples of W. */
-static inline void
-tile_transpose(float *y, int ldy, const float *x, int ldx, int n, int k)
-{
-	int i, j, l;
-
-	for (i = 0; i < n; i += W)
-		for (j = 0; j < k; j += W) {
-			vec r[W];
-
-			#pragma GCC unroll 16
-			for (l = 0; l < W; l++)
-				r[l] = vec_load(x + (size_t)(i + l) * ldx + j);
-			tile_flip(r);
-			#pragma GCC unroll 16
-			for (l = 0; l < W; l++)
-				vec_store(y + (size_t)(j + l) * ldy + i, r[l]);
-		}
 }
 
 #endif
