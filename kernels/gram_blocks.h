@@ -51,7 +51,7 @@ gram_pack_cut(const struct gram *g, const uint16_t *x, int column, int word)
 		for (j = 0; j < PANEL; j++)
 			to[i * PANEL + j] = rows[0][j] | (uint32_t)rows[1][j] << 16;
 	}
-	cut_numbers(to, n, PANEL);
+	cut_numbers(to, to, n, PANEL);
 }
 
 static void

@@ -73,7 +73,7 @@ struct product {
 	const uint32_t *(*pack_cols)(uint32_t *b, const struct product *p, int col, int word, int words);
 	/* A tile's words a times b, added to the sums where word > 0. */
 	void (*multiply)(const struct product *p, float *sums, const uint32_t *a, const uint32_t *b, int row, int rows,
-	    int col, int word, int words, const struct ahead *next);
+	    int col, int word, int words, struct ahead *next);
 	void (*finish)(const struct product *p, const float *c, int row, int rows, int col);
 	struct matrix x, dy;		/* rows; and what dw has for columns */
 	const struct weight *w;
@@ -335,9 +335,9 @@ panel_words(const struct weight *w, int col)
 static const uint32_t *
 panel_as_is(uint32_t *b, const struct product *p, int col, int word, int words)
 {
-	const uint32_t *from = panel_words(p->w, col) + (size_t)word * PANEL;
-
-	return WHOLE ? memcpy(b, from, (size_t)(words * PANEL) * sizeof *b) : from;
+	(void)b;
+	(void)words;
+	return panel_words(p->w, col) + (size_t)word * PANEL;
 }
 
 /* bf16 pairs become f32 words; word and words are even. */
@@ -553,7 +553,7 @@ word_from(int word)
 
 static void
 multiply_words(const struct product *p, float *sums, const uint32_t *a, const uint32_t *b, int row, int rows, int col,
-    int word, int words, const struct ahead *next)
+    int word, int words, struct ahead *next)
 {
 	(void)p, (void)row, (void)col;
 	tiles[shape(rows)](sums, a, b, words, word > 0, next);
@@ -589,9 +589,9 @@ block_pack_cols(const struct block *k, const uint32_t *panel[GROUP_PANELS], int 
 			const uint32_t *b = p->pack_cols(to, p, c, word_from(word + at), n - WHOLE);
 
 			if (WHOLE)
-				cut_numbers(to, n - 1, PANEL);
+				cut_numbers(to, b, n - 1, PANEL);
 			if (at == 0)
-				panel[i] = b;
+				panel[i] = WHOLE ? to : b;
 		}
 	}
 }
@@ -624,9 +624,9 @@ strip_pack(uint32_t *to, const struct product *p, int row, int rows, int word, i
 		n = min(WHOLE ? CUT_WORDS : words, words - at);
 		p->pack_rows(to, p, row, rows, word_from(word + at), n - WHOLE, stride);
 		if (WHOLE && stride == ROWS)
-			cut_numbers(to, n - 1, ROWS);
+			cut_numbers(to, to, n - 1, ROWS);
 		else if (WHOLE)
-			cut_numbers(to, n - 1, stride);
+			cut_numbers(to, to, n - 1, stride);
 	}
 }
 

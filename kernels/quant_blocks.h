@@ -273,7 +273,7 @@ whole_stream(float *total, const uint32_t *x, int words, const struct cut *k, in
 			#pragma GCC unroll 2
 			for (v = 0; v < 2; v++)
 				sum[0][v] = vec_plus(sum[0][v], sum[r][v]);
-		settle(total, sum, &scales, h, rows);
+		settle(total, 1, sum, &scales, h, rows);
 	}
 }
 
@@ -310,20 +310,17 @@ stream_of(int rows)
 /* A tile, cut by cut. */
 static void
 multiply_whole(const struct product *p, float *total, const uint32_t *a, const uint32_t *b, int row, int rows, int col,
-    int word, int words, const struct ahead *next)
+    int word, int words, struct ahead *next)
 {
 	struct cut k = cut_at(p, row, col, word);
-	struct ahead ahead = *next;
 	int end = word + words, n;
 
-	if (word == 0)
-		memset(total, 0, TILE * sizeof *total);
 	for (; word < end; word += n, a += n * shape_rows(rows), b += n * PANEL, cut_next(&k, p)) {
 		struct scales scales = cut_scales(&k);
 
 		n = min(p->cut, end - word);
-		tile_of(rows)(total, a, b, n, &scales, &ahead);
-		ahead.words += (size_t)n * ahead.words_step;
+		tile_of(rows)(total, word > 0, a, b, n, &scales, next);
+		ahead_by(next, n);
 	}
 }
 

@@ -31,23 +31,24 @@ struct scales {
 };
 
 /*
- * Words of a row or column of pairs of bf16 each, [n][width], become integers, and the word behind them scales. Of
- * what is not finite the scale is NaN. Reads LANES words at a time.
+ * Words of a row or column of pairs of bf16 each, [n][width], as integers, and behind them a word of scales. Of what is
+ * not finite the scale is NaN. `to` may be `from`; reads LANES words at a time, and the word that comes next before it
+ * writes.
  */
 static inline __attribute__((always_inline)) void
-cut_numbers(uint32_t *words, int n, int width)
+cut_numbers(uint32_t *to, const uint32_t *from, int n, int width)
 {
 	enum { LEAST = 16, MAGIC = 0x4b400000 };	/* 1.5 x 2^23: the sum's low bits are the integer */
 	const uint32_t magic = MAGIC;
 	uint32_t most[LANES], up[LANES], scale[LANES];
 	int h, i;
 
-	for (h = 0; h < width; h += LANES, words += LANES) {
+	for (h = 0; h < width; h += LANES, from += LANES, to += LANES) {
 		int few = min(width - h, LANES);
-		vec top = { 0 };
+		vec top = { 0 }, x, next;
 
 		for (i = 0; i < n; i++)
-			top = vec_most_halves(top, vec_and(vec_load(words + i * width), 0x7fff7fff));
+			top = vec_most_halves(top, vec_and(vec_load(from + i * width), 0x7fff7fff));
 		vec_store(most, top);
 		for (i = 0; i < LANES; i++) {
 			uint32_t low = most[i] << 16, bits = most[i] > low ? most[i] : low, exponent = bits >> 23;
@@ -56,21 +57,22 @@ cut_numbers(uint32_t *words, int n, int width)
 			up[i] = (265 - exponent) << 23;
 			scale[i] = exponent == 255 ? 0x7fc00000 : (exponent - 11) << 23;
 		}
-		for (i = 0; i < n; i++) {
-			vec x = vec_load(words + i * width);
+		for (i = 0, x = vec_load(from); i < n; i++, x = next) {
 			vec low = vec_fma(vec_word(&magic), vec_low(x), vec_load(up));
 			vec high = vec_fma(vec_word(&magic), vec_high(x), vec_load(up));
 
-			vec_store_few(words + i * width, vec_plus(vec_and(low, 0xffff), vec_low(high)), few);
+			next = vec_load(from + (i + 1) * width);
+			vec_store_few(to + i * width, vec_plus(vec_and(low, 0xffff), vec_low(high)), few);
 		}
-		vec_store_few(words + n * width, vec_load(scale), few);
+		vec_store_few(to + n * width, vec_load(scale), few);
 	}
 }
 
-/* The cut's sums of two vectors of columns from h on go to the total. */
+/* The cut's sums of two vectors of columns from h on go to the total, or are it where nothing is carried. */
 static inline __attribute__((always_inline)) void
-settle(float *total, vec sum[][2], const struct scales *s, int h, int rows)
+settle(float *total, int carry, vec sum[][2], const struct scales *s, int h, int rows)
 {
+	const float *scale = s->rows;
 	vec scale0 = s->cols ? vec_load(s->cols + h) : vec_half(s->cols_f16 + h);
 	vec scale1 = s->cols ? vec_load(s->cols + h + LANES) : vec_half(s->cols_f16 + h + LANES);
 	int r;
@@ -78,9 +80,18 @@ settle(float *total, vec sum[][2], const struct scales *s, int h, int rows)
 	total += h;
 	#pragma GCC unroll 12
 	for (r = 0; r < rows; r++, total += PANEL) {
-		vec_store(total, vec_fma(vec_load(total), vec_float(sum[r][0]) * s->rows[r], scale0));
-		vec_store(total + LANES, vec_fma(vec_load(total + LANES), vec_float(sum[r][1]) * s->rows[r], scale1));
+		vec old0 = carry ? vec_load(total) : (vec){ 0 }, old1 = carry ? vec_load(total + LANES) : (vec){ 0 };
+
+		vec_store(total, vec_fma(old0, vec_float(sum[r][0]) * scale[r], scale0));
+		vec_store(total + LANES, vec_fma(old1, vec_float(sum[r][1]) * scale[r], scale1));
 	}
+}
+
+static inline void
+ahead_by(struct ahead *next, int words)
+{
+	next->words += (size_t)words * next->words_step;
+	next->sums += (size_t)words * next->sums_step;
 }
 
 static inline __attribute__((always_inline)) void
@@ -98,9 +109,9 @@ whole_word(vec sum[][2], const uint32_t *a, const uint32_t *b, int rows, int fus
 	}
 }
 
-/* total[rows][PANEL] += the sum over the words of a cut, a[word][rows] b[word][PANEL] */
+/* total[rows][PANEL] = (total where `carry`) + the sum over the words of a cut, a[word][rows] b[word][PANEL] */
 static inline __attribute__((always_inline)) void
-whole_tile(float *total, const uint32_t *a, const uint32_t *b, int words, const struct scales *s,
+whole_tile(float *total, int carry, const uint32_t *a, const uint32_t *b, int words, const struct scales *s,
     const struct ahead *next, int rows, int fused)
 {
 	size_t words_step = next->words_step, sums_step = next->sums_step;
@@ -131,18 +142,18 @@ whole_tile(float *total, const uint32_t *a, const uint32_t *b, int words, const 
 		}
 		if (i < words)
 			whole_word(sum, ai, bi, rows, fused);
-		settle(total, sum, s, h, rows);
+		settle(total, carry, sum, s, h, rows);
 	}
 }
 
-typedef void whole_function(float *total, const uint32_t *a, const uint32_t *b, int words, const struct scales *s,
-    const struct ahead *next);
+typedef void whole_function(float *total, int carry, const uint32_t *a, const uint32_t *b, int words,
+    const struct scales *s, const struct ahead *next);
 #define WHOLE_TILE(name, rows, fused) \
 	static void \
-	name(float *total, const uint32_t *a, const uint32_t *b, int words, const struct scales *s, \
+	name(float *total, int carry, const uint32_t *a, const uint32_t *b, int words, const struct scales *s, \
 	    const struct ahead *next) \
 	{ \
-		whole_tile(total, a, b, words, s, next, rows, fused); \
+		whole_tile(total, carry, a, b, words, s, next, rows, fused); \
 	}
 WHOLE_TILE(whole_one, 1, 0)
 WHOLE_TILE(whole_1, ROW_UNIT, 0)
@@ -166,23 +177,18 @@ tile_of(int rows)
 /* A tile, cut by cut, with the scales behind each. */
 static inline void
 multiply_cuts(const struct product *p, float *total, const uint32_t *a, const uint32_t *b, int row, int rows, int col,
-    int word, int words, const struct ahead *next)
+    int word, int words, struct ahead *next)
 {
 	int end = word + words, wide = shape_rows(rows), n;
-	struct ahead ahead = *next;
 
 	(void)p, (void)row, (void)col;
-	if (word == 0)
-		memset(total, 0, TILE * sizeof *total);
-	for (; word < end; word += n + 1, a += wide, b += PANEL) {
-		const uint32_t *from = a, *panel = b;
-		struct scales s;
+	for (; word < end; word += n + 1, a += (n + 1) * wide, b += (n + 1) * PANEL) {
+		struct scales s = { NULL, NULL, NULL };
 
 		n = min(CUT_WORDS, end - word) - 1;
-		a += n * wide;
-		b += n * PANEL;
-		s = (struct scales){ (const float *)a, (const float *)b, NULL };
-		tile_of(rows)(total, from, panel, n, &s, &ahead);
-		ahead.words += (size_t)n * ahead.words_step;
+		s.rows = (const float *)(a + n * wide);
+		s.cols = (const float *)(b + n * PANEL);
+		tile_of(rows)(total, word > 0, a, b, n, &s, next);
+		ahead_by(next, n);
 	}
 }
