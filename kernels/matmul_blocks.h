@@ -52,8 +52,10 @@ enum {
 
 /* Memory to fetch while a tile is computed: words of weights, the first bytes of a step and half a panel's word; and sums. */
 struct ahead {
-	const char *words, *sums;
-	size_t words_step, sums_step;	/* bytes a word, or pair of words */
+	const char *words;
+	size_t words_step;		/* bytes a word, or pair of words */
+	const char *sums;
+	size_t sums_step;
 };
 
 /* Activations: rows of cols elements. */
@@ -565,8 +567,8 @@ block_tile(const struct block *k, float *sums, int s, int col, const uint32_t *b
 {
 	const struct product *p = k->p;
 	int row = k->row + s * k->strip, rows = min(k->strip, k->row_end - row);
-	struct ahead ahead = { (const char *)(b + PANEL_AHEAD * PANEL), (char *)(sums + k->tile),
-	    PANEL * sizeof *b, TILE * sizeof *sums / (size_t)words + 1 };
+	struct ahead ahead = { (const char *)(b + PANEL_AHEAD * PANEL), PANEL * sizeof *b, (char *)(sums + k->tile),
+	    TILE * sizeof *sums / (size_t)words + 1 };
 
 	if (word + words == p->words && p->finish == finish_gradient)
 		ahead.sums = (char *)((float *)p->y + panel_index(p->w->type, p->w->k, col, row));

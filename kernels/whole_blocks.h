@@ -87,11 +87,14 @@ settle(float *total, int carry, vec sum[][2], const struct scales *s, int h, int
 	}
 }
 
+/* A cut's share of the sums: all at once, since the loop over its words has no place for it. */
 static inline void
-ahead_by(struct ahead *next, int words)
+fetch_sums(struct ahead *next, int words)
 {
-	next->words += (size_t)words * next->words_step;
-	next->sums += (size_t)words * next->sums_step;
+	const char *end = next->sums + (size_t)words * next->sums_step;
+
+	for (; next->sums < end; next->sums += LINE)
+		_mm_prefetch(next->sums, _MM_HINT_T0);
 }
 
 static inline __attribute__((always_inline)) void
@@ -114,8 +117,7 @@ static inline __attribute__((always_inline)) void
 whole_tile(float *total, int carry, const uint32_t *a, const uint32_t *b, int words, const struct scales *s,
     const struct ahead *next, int rows, int fused)
 {
-	size_t words_step = next->words_step, sums_step = next->sums_step;
-	const char *sums = next->sums;
+	size_t words_step = next->words_step;
 	int h, r, i, j;
 
 	for (h = 0; h < PANEL; h += 2 * LANES) {
@@ -127,17 +129,12 @@ whole_tile(float *total, int carry, const uint32_t *a, const uint32_t *b, int wo
 		for (r = 0; r < rows; r++)
 			sum[r][0] = sum[r][1] = (vec){ 0 };
 		for (i = 0; i + 2 <= words; i += 2, ai += 2 * rows, bi += 2 * PANEL) {
-			_mm_prefetch(ai + STRIP_AHEAD * rows, _MM_HINT_T0);
-			_mm_prefetch(ai + STRIP_AHEAD * rows + LINE / 4, _MM_HINT_T0);
 			#pragma GCC unroll 2
-			for (j = 0; j < 2; j++) {
+			for (j = 0; j < 2; j++, p += words_step) {
 				_mm_prefetch(p, _MM_HINT_T0);
 				if (2 * LANES == PANEL)
 					_mm_prefetch(p + LINE, _MM_HINT_T0);
-				_mm_prefetch(sums, _MM_HINT_T0);
 				whole_word(sum, ai + j * rows, bi + j * PANEL, rows, fused);
-				p += words_step;
-				sums += sums_step;
 			}
 		}
 		if (i < words)
@@ -188,7 +185,8 @@ multiply_cuts(const struct product *p, float *total, const uint32_t *a, const ui
 		n = min(CUT_WORDS, end - word) - 1;
 		s.rows = (const float *)(a + n * wide);
 		s.cols = (const float *)(b + n * PANEL);
+		fetch_sums(next, n);
 		tile_of(rows)(total, word > 0, a, b, n, &s, next);
-		ahead_by(next, n);
+		next->words += (size_t)n * next->words_step;
 	}
 }
