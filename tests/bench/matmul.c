@@ -2,8 +2,8 @@
 /*
  * matmul - matrix products of Qwen2.5-0.5B's shapes, as shares of what the machine can do
  *
- * Training: forward, dx and dw with bf16 weights and activations, a share of the
- * arithmetic peak of registers (of bf16 dot products where the CPU has them).
+ * Training: its forward, dx and dw with bf16 weights and activations, and the forward that replies have, each a
+ * share of the arithmetic peak of registers: of dot products of bf16 or of integers, where these serve it.
  * Decode: all matrices of the model once per step, a share of the rate at which
  * memory is read. The peak is probed between products; each figure is the median
  * of the ratios.
@@ -33,13 +33,25 @@ static const struct row {
 	const char *name;
 	int unit;
 	void (*forward)(void *, enum dtype, const void *, enum dtype, const struct weight *, const float *, int, int,
-	    int);
+	    int), (*train)(void *, enum dtype, const void *, enum dtype, const struct weight *, const float *, int, int, int);
 	void (*dx)(void *, enum dtype, const void *, enum dtype, const struct weight *, int, int, int);
 	void (*dw)(float *, const struct weight *, const void *, enum dtype, const void *, enum dtype, int, int);
 } rows[] = {
-	{ "avx2", 0, matmul_avx2, matmul_dx_avx2, matmul_dw_avx2 },
-	{ "avx512", 1, matmul_avx512, matmul_dx_avx512, matmul_dw_avx512 },
+	{ "avx2", 0, matmul_avx2, matmul_avx2, matmul_dx_avx2, matmul_dw_avx2 },
+	{ "avx512", 1, matmul_avx512, matmul_train_avx512, matmul_dx_avx512, matmul_dw_avx512 },
 };
+
+enum { FORWARD, TRAIN, DX, DW, PRODUCTS };
+static const char *const names[] = { "forward", "in a training", "dx", "dw" };
+
+/* What instructions serve the product. */
+static int
+unit_of(const struct row *row, int product)
+{
+	int bf16 = peak_usable(2), vnni = peak_usable(3) && product != FORWARD;
+
+	return row->unit == 0 ? 0 : bf16 ? 2 : vnni ? 3 : 1;
+}
 
 static int
 ascending(const void *a, const void *b)
@@ -85,42 +97,41 @@ weights(const struct shape *s)
 	return w;
 }
 
-/* Seconds of the three products at m rows, in all layers, added to total; *ideal: at peak. */
+/* Seconds of the products at m rows, in all layers, added to total; and to ideal, at peak. */
 static void
-train(const struct row *row, int unit, const struct shape *s, int m, double total[3], double *ideal)
+train(const struct row *row, const struct shape *s, int m, double total[PRODUCTS], double ideal[PRODUCTS])
 {
-	static const char *const names[] = { "forward", "dx", "dw" };
 	struct weight w = weights(s);
 	void *x = fill((size_t)m * (size_t)s->k), *dy = fill((size_t)m * (size_t)s->n);
 	void *dx = fill((size_t)m * (size_t)s->k), *y = fill((size_t)m * (size_t)s->n);
 	float *dw = alloc_cpu(w.elements * sizeof *dw);
-	double flops = 2. * m * s->n * s->k, seconds[3][RUNS], shares[3][RUNS], peak = peak_flops(unit);
+	double flops = 2. * m * s->n * s->k, seconds[RUNS], shares[RUNS];
 	int run, i;
 
-	for (run = 0; run < RUNS; run++)
-		for (i = 0; i < 3; i++) {
+	printf("%-13s %5d rows ", s->name, m);
+	for (i = 0; i < PRODUCTS; i++) {
+		int unit = unit_of(row, i);
+		double peak = peak_flops(unit);
+
+		for (run = 0; run < RUNS; run++) {
 			double t = peak_now(), next;
 
-			if (i == 0)
-				row->forward(y, DT_BF16, x, DT_BF16, &w, NULL, m, s->n, 0);
-			else if (i == 1)
+			if (i == FORWARD || i == TRAIN)
+				(i == TRAIN ? row->train : row->forward)(y, DT_BF16, x, DT_BF16, &w, NULL, m, s->n, 0);
+			else if (i == DX)
 				row->dx(dx, DT_BF16, dy, DT_BF16, &w, m, s->n, 0);
 			else
 				row->dw(dw, &w, dy, DT_BF16, x, DT_BF16, m, s->n);
-			seconds[i][run] = peak_now() - t;
+			seconds[run] = peak_now() - t;
 			next = peak_flops(unit);
-			shares[i][run] = flops / seconds[i][run] / ((peak + next) / 2);
+			shares[run] = flops / seconds[run] / ((peak + next) / 2);
 			peak = next;
 		}
-	printf("%-13s %5d rows ", s->name, m);
-	for (i = 0; i < 3; i++) {
-		double t = median(seconds[i]);
-
-		printf("  %s %4.0f GFLOP/s %3.0f %%", names[i], 1e-9 * flops / t, 100 * median(shares[i]));
-		total[i] += s->layers * t;
+		printf("  %s %4.0f GFLOP/s %3.0f %%", names[i], 1e-9 * flops / median(seconds), 100 * median(shares));
+		total[i] += s->layers * median(seconds);
+		ideal[i] += s->layers * flops / peak;
 	}
 	putchar('\n');
-	*ideal += s->layers * flops / peak;
 	free_cpu(w.data);
 	free_cpu(x);
 	free_cpu(dy);
@@ -130,15 +141,18 @@ train(const struct row *row, int unit, const struct shape *s, int m, double tota
 }
 
 static void
-step(const struct row *row, int unit, int m)
+step(const struct row *row, int m)
 {
-	double total[3] = { 0 }, ideal = 0;
+	double total[PRODUCTS] = { 0 }, ideal[PRODUCTS] = { 0 };
 	int i;
 
 	for (i = 0; i < SHAPES; i++)
-		train(row, unit, &shapes[i], i == SHAPES - 1 ? m < 256 ? m : 256 : m, total, &ideal);
-	printf("all matrices  %5d rows   forward %.0f %%, dx %.0f %%, dw %.0f %% of the peak\n", m,
-	    100 * ideal / total[0], 100 * ideal / total[1], 100 * ideal / total[2]);
+		train(row, &shapes[i], i == SHAPES - 1 ? m < 256 ? m : 256 : m, total, ideal);
+	printf("all matrices  %5d rows ", m);
+	for (i = 0; i < PRODUCTS; i++)
+		printf("  %s %.0f %% of the peak of %s", names[i], 100 * ideal[i] / total[i],
+		    peak_units[unit_of(row, i)].name);
+	putchar('\n');
 }
 
 /* Seconds of one step of m sequences through every matrix of the model. */
@@ -200,14 +214,12 @@ main(int argc, char **argv)
 	size_t i;
 
 	for (i = 0; i < sizeof rows / sizeof *rows; i++) {
-		int unit = rows[i].unit == 1 && peak_usable(2) ? 2 : rows[i].unit;
-
 		if (!peak_usable(rows[i].unit) || (argc > 1 && strcmp(argv[1], rows[i].name)))
 			continue;
 		printf("%s, %d threads, peak of %s %.0f GFLOP/s\n", rows[i].name, omp_get_max_threads(),
-		    peak_units[unit].name, 1e-9 * peak_flops(unit));
+		    peak_units[rows[i].unit].name, 1e-9 * peak_flops(rows[i].unit));
 		if (argc < 3 || !strcmp(argv[2], "train"))
-			step(&rows[i], unit, argc > 3 ? atoi(argv[3]) : 2048);
+			step(&rows[i], argc > 3 ? atoi(argv[3]) : 2048);
 		if (argc < 3 || !strcmp(argv[2], "decode"))
 			decode(&rows[i]);
 	}

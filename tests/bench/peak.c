@@ -13,7 +13,7 @@ main(void)
 	double rate = 0;
 	int i;
 
-	for (i = 0; i < 3; i++)
+	for (i = 0; i < PEAK_UNITS; i++)
 		if (peak_usable(i))
 			printf("%-10s %7.1f GFLOP/s in registers, %d threads\n", peak_units[i].name,
 			    1e-9 * peak_flops(i), omp_get_max_threads());

@@ -48,6 +48,8 @@ PEAK_LOOP(peak_loop_avx2, "avx2,fma", __m256, _mm256_setzero_ps(), _mm256_fmadd_
 PEAK_LOOP(peak_loop_avx512, "avx512f", __m512, _mm512_setzero_ps(), _mm512_fmadd_ps(a, b, sum[c]))
 PEAK_LOOP(peak_loop_avx512bf16, "avx512f,avx512bf16", __m512, _mm512_setzero_ps(),
     _mm512_dpbf16_ps(sum[c], (__m512bh)a, (__m512bh)b))
+PEAK_LOOP(peak_loop_avx512vnni, "avx512f,avx512vnni", __m512i, _mm512_setzero_si512(),
+    _mm512_dpwssd_epi32(sum[c], a, b))
 
 static const struct peak_unit {
 	const char *name;
@@ -57,7 +59,9 @@ static const struct peak_unit {
 	{ "avx2", peak_loop_avx2, 16 },
 	{ "avx512", peak_loop_avx512, 32 },
 	{ "avx512bf16", peak_loop_avx512bf16, 64 },
+	{ "avx512vnni", peak_loop_avx512vnni, 64 },	/* of 16 bits */
 };
+enum { PEAK_UNITS = sizeof peak_units / sizeof *peak_units };
 
 static inline int
 peak_usable(int unit)
@@ -65,7 +69,8 @@ peak_usable(int unit)
 	switch (unit) {
 	case 0: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 	case 1: return __builtin_cpu_supports("avx512f") != 0;
-	default: return __builtin_cpu_supports("avx512bf16") != 0;
+	case 2: return __builtin_cpu_supports("avx512bf16") != 0;
+	default: return __builtin_cpu_supports("avx512vnni") != 0;
 	}
 }
 
