@@ -356,7 +356,7 @@ teacher_rows(struct teacher_rows *rows, int first, int count, void *user)
 	case FORM_COMPUTED:
 	case FORM_HIDDEN:
 		states += (size_t)first * (size_t)t->model->config.hidden * dtype_size(t->type);
-		t->be->matmul(t->logits, DT_F32, states, t->type, &t->model->head, NULL, count, t->source.vocab, 0);
+		t->be->matmul_train(t->logits, DT_F32, states, t->type, &t->model->head, NULL, count, t->source.vocab, 0);
 		dense_rows(rows, t);
 		break;
 	case FORM_FULL:
