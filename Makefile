@@ -89,7 +89,7 @@ say = $(if $(V),,@printf '  %-6s %s\n' $(1) '$(2)';)
 .PHONY: all test test-cuda test-emulated programs check conformance bench bench-cuda soak fuzz lint deps deps-dev install clean FORCE
 
 all: $(TOOLS:%=$(BIN)/%) $(MPI)
-	@[ -e $(BIN)/../templates ] || ln -s $(CURDIR)/templates $(BIN)/../templates
+	@[ -e $(BIN)/../templates ] || ln -sfn $(CURDIR)/templates $(BIN)/../templates
 	@echo "built $(words $(TOOLS)) tools$(if $(NVCC),$(comma) with CUDA)"
 
 # Stamps change only when their text does: a new flag or a lost object rebuilds what it touches.
