@@ -661,8 +661,6 @@ product_part(const struct product *p, const struct part *part, int strip)
 	struct block k = { .p = p, .strip = strip, .word_end = min(span, p->words) };
 	size_t a, b, sums;
 
-	if (panels == 0 || step == 0)
-		return;
 	k.tile = block_words(&k, 0) < p->words ? TILE : 0;
 	group = min(min(GROUP_WORDS / block_words(&k, 0), GROUP_PANELS), panels);
 	a = ((size_t)(step / strip + 1) * (size_t)span * ROWS + LINE - 1) / LINE * LINE;
@@ -770,23 +768,26 @@ part_of(const struct product *p, int strip, int thread, int threads)
 }
 
 typedef void part_function(const struct product *p, const struct part *part, int strip);
+
+/* A thread's part, of which small products leave some threads none. */
+static void
+part_run(const struct product *p, part_function *run, int thread, int threads)
+{
+	int strip = even_cut(p->rows, ROWS, ROW_UNIT);
+	struct part part = part_of(p, run == product_part ? strip : p->rows, thread, threads);
+
+	if (part.row < part.row_end && part.col < part.col_end)
+		run(p, &part, strip);
+}
+
 static void
 product_run(const struct product *p, part_function *run)
 {
-	int pays = (double)p->rows * p->cols * p->words > SMALL, strip = even_cut(p->rows, ROWS, ROW_UNIT);
-
-	int unit = run == product_part ? strip : p->rows;
-	struct part all = part_of(p, unit, 0, 1);
-
-	if (!pays) {
-		run(p, &all, strip);
-		return;
-	}
-	#pragma omp parallel
-	{
-		struct part part = part_of(p, unit, omp_get_thread_num(), omp_get_num_threads());
-
-		run(p, &part, strip);
+	if ((double)p->rows * p->cols * p->words <= SMALL) {
+		part_run(p, run, 0, 1);
+	} else {
+		#pragma omp parallel
+		part_run(p, run, omp_get_thread_num(), omp_get_num_threads());
 	}
 }
 

@@ -322,7 +322,7 @@ check_forward_company(const struct row *row, const struct weight *w, const char 
 static void
 check_company(const struct row *row, enum dtype wtype, enum dtype type, int n, int k)
 {
-	enum { M = 523 };
+	enum { M = 523, FEW = 40 };	/* 4 strips: some of 5 threads have none */
 	static const int some[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24,
 		25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 64, 512, M };
 	size_t size = dtype_size(type), i;
@@ -356,6 +356,8 @@ check_company(const struct row *row, enum dtype wtype, enum dtype type, int n, i
 		row->dw((float *)again.data, &w, dy.data, type, x.data, type, M, n);
 		wrong += memcmp(y.data, yy.data, y.n * size) || memcmp(dx.data, dxx.data, dx.n * size);
 		wrong += memcmp(dw.data, again.data, dw.n * sizeof(float)) != 0;
+		row->forward(yy.data, type, x.data, type, &w, NULL, FEW, n, 0);
+		wrong += memcmp(y.data, yy.data, FEW * (size_t)n * size) != 0;
 		free_cpu(again.data);
 	}
 	omp_set_num_threads(threads);
