@@ -61,7 +61,7 @@ cut_numbers(uint32_t *to, const uint32_t *from, int n, int width)
 			vec low = vec_fma(vec_word(&magic), vec_low(x), vec_load(up));
 			vec high = vec_fma(vec_word(&magic), vec_high(x), vec_load(up));
 
-			next = vec_load(from + (i + 1) * width);
+			next = vec_load(from + min(i + 1, n - 1) * width);
 			vec_store_few(to + i * width, vec_plus(vec_and(low, 0xffff), vec_low(high)), few);
 		}
 		vec_store_few(to + n * width, vec_load(scale), few);
