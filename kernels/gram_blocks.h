@@ -2,14 +2,10 @@
 /*
  * gram_blocks - sums of products of columns, in whole numbers
  *
- * Included after kernels/matmul_blocks.h. Rows in pairs become words of whole numbers (kernels/whole_blocks.h), once for
- * all tiles: panels of columns, [words][PANEL], which are used as they lie. A Gram matrix of such columns is one of
- * real columns, so it stays semidefinite. What fills up panels and pairs is zero.
+ * Included after kernels/matmul_blocks.h. Rows in pairs become words of whole numbers (kernels/whole_blocks.h), once
+ * for all tiles: panels of columns, [words][PANEL], which are used as they lie. A Gram matrix of such columns is one
+ * of real columns, so it stays semidefinite. What fills up panels and pairs is zero.
  */
-enum {
-	SLACK = ROWS + PANEL,		/* words that tiles read beyond the last column */
-};
-
 static inline int
 gram_words(int m)
 {
@@ -22,10 +18,11 @@ gram_panels(int k)
 	return (size_t)((k + PANEL - 1) / PANEL);
 }
 
+/* With what pack_gram() reads behind the last word, LANES at a time. */
 static size_t
 gram_bytes_of(int m, int k)
 {
-	return (gram_panels(k) * (size_t)gram_words(m) * PANEL + SLACK) * sizeof(uint32_t);
+	return (gram_panels(k) * (size_t)gram_words(m) * PANEL + LANES) * sizeof(uint32_t);
 }
 
 static inline uint32_t *
@@ -61,7 +58,6 @@ gram_pack(struct gram *g, const void *x, int m, int k)
 
 	g->m = m;
 	g->k = k;
-	memset(gram_word(g, 0, 0) + gram_panels(k) * (size_t)gram_words(m) * PANEL, 0, SLACK * sizeof(uint32_t));
 	#pragma omp parallel for
 	for (i = 0; i < cuts * (int)gram_panels(k); i++)
 		gram_pack_cut(g, x, i / cuts * PANEL, i % cuts * CUT_WORDS);

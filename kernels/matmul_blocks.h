@@ -33,8 +33,8 @@
 #include "lib/base/die.h"
 
 enum {
-	WORD_BLOCK = 480,		/* words of a strip in L1, whole panels: 23 KiB */
-	GROUP_WORDS = 10 * WORD_BLOCK,	/* words of panels in L2: 560 KiB */
+	WORD_BLOCK = 480,		/* words of a strip in L1, a multiple of PANEL: 23 KiB */
+	GROUP_WORDS = 10 * WORD_BLOCK,	/* words of panels in L2: 600 KiB */
 	GROUP_PANELS = 40,
 	WORD_SPAN = 2560,		/* words of strips packed at once */
 	ROW_BLOCK = 1032,		/* rows of strips packed at once */
@@ -50,10 +50,10 @@ enum {
 	SMALL = 1 << 17,		/* multiply-adds that do not pay a second thread */
 };
 
-/* Memory to fetch while a tile is computed: words of weights, the first bytes of a step and half a panel's word; and sums. */
+/* Memory to fetch while a tile is computed. Steps are bytes a word, or pair of words. */
 struct ahead {
-	const char *words;
-	size_t words_step;		/* bytes a word, or pair of words */
+	const char *words;		/* of weights */
+	size_t words_step;
 	const char *sums;
 	size_t sums_step;
 };
@@ -533,12 +533,12 @@ strip_at(const struct block *k, int word, int words, int strip)
 static int
 block_words(const struct block *k, int word)
 {
-	int cut = k->p->cut ? WORD_BLOCK / k->p->cut * k->p->cut : even_cut(k->word_end - k->word, WORD_BLOCK, PANEL);
+	int unit = k->p->cut ? k->p->cut : PANEL;
 
-	return min(cut, k->word_end - word);
+	return min(even_cut(k->word_end - k->word, WORD_BLOCK / unit * unit, unit), k->word_end - word);
 }
 
-/* Of a sum in words; and where its words from one on come from, in words that are packed as they lie. */
+/* Words of a sum of so many elements, with what whole numbers add. */
 static inline int
 words_of(int sum)
 {
@@ -547,6 +547,7 @@ words_of(int sum)
 	return WHOLE ? cut_words(words) : words;
 }
 
+/* Where the words from such a one on come from, without that. */
 static inline int
 word_from(int word)
 {

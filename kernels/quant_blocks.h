@@ -10,8 +10,8 @@
  * integers of 16 bits under a power of two that is the cut's: all bits of a bf16 that is not 128 times smaller than
  * the cut's largest, and of others more than rounding takes off the largest. Sums of whole numbers
  * (kernels/whole_blocks.h) have one order for any number of rows. A word is two integers. Where there are many rows,
- * codes are expanded to words of a panel, less their zeros; a few rows use them from registers, while they stream in from
- * memory, and start from what the zeros take off the sum.
+ * codes are expanded to words of a panel, less their zeros; a few rows use them from registers, while they stream in
+ * from memory, and start from what the zeros take off the sum.
  */
 #include <math.h>
 #include <string.h>
@@ -51,7 +51,6 @@ cut_inputs(const struct quant *q, int k)
 static void
 whole_cut(const float x[CUT], int16_t to[CUT], float *scale, int32_t *sum)
 {
-	enum { LEAST = 16, MAGIC = 0x4b400000 };	/* 1.5 x 2^23: the sum's low bits are the integer */
 	uint32_t bits[CUT], most = 0, power[3];
 	float factor[3];			/* of x, of the integers, and the magic */
 	int32_t total = 0;
@@ -330,7 +329,7 @@ static void
 stream_part(const struct product *p, const struct part *part, int strip)
 {
 	const uint32_t *x = narrow_pack(p, strip);
-	_Alignas(LINE) float total[(ONCE + ROWS) * PANEL];	/* shapes have more rows than strips */
+	_Alignas(LINE) float total[ONCE * PANEL];
 	int row, col, word, words;
 
 	for (col = part->col; col < part->col_end; col += PANEL) {

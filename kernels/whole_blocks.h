@@ -8,13 +8,15 @@
  *	total = (power of two x sum) x scale + total
  *
  * Pairs of bf16 become integers of 12 bits and a sign, cut by cut of 2 CUT_PAIRS of them: whatever is not 16 times
- * smaller than its cut's largest stays as it is, and of others less is lost than 1/16 of what bf16's rounding may
+ * smaller than its cut's largest stays as it is, and of others no more is lost than 1/16 of what bf16's rounding may
  * have taken off the largest. 2 CUT_PAIRS times the square of the largest integer, 255 << 4, fits 32 bits. Behind
  * a cut's words, one for each row or column, lies a word of its scales.
  */
 enum {
 	CUT_PAIRS = 64,
 	CUT_WORDS = CUT_PAIRS + 1,	/* with the scales */
+	LEAST = 16,			/* exponent of a cut's largest, so that f32 holds its scale as a normal number */
+	MAGIC = 0x4b400000,		/* 1.5 x 2^23: the low bits of a sum with it are the integer */
 };
 
 /* Words, and scales, of so many pairs. */
@@ -38,7 +40,6 @@ struct scales {
 static inline __attribute__((always_inline)) void
 cut_numbers(uint32_t *to, const uint32_t *from, int n, int width)
 {
-	enum { LEAST = 16, MAGIC = 0x4b400000 };	/* 1.5 x 2^23: the sum's low bits are the integer */
 	const uint32_t magic = MAGIC;
 	uint32_t most[LANES], up[LANES], scale[LANES];
 	int h, i;
