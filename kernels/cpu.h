@@ -16,9 +16,11 @@ COLUMNS(PROTOTYPE, avx2)
 COLUMNS(PROTOTYPE, avx512)
 GRAM_COLUMNS(PROTOTYPE, avx2)
 GRAM_COLUMNS(PROTOTYPE, avx512)
-MATMUL_COLUMNS(PROTOTYPE, avx512bf16)	/* for bf16 weights; the avx512 row calls it where the CPU has it */
 PROTOTYPE(matmul_train, avx512)
-PROTOTYPE(matmul_train, avx512vnni)	/* likewise, where it has that but not bf16 */
+
+/* The avx512 row calls these for bf16 weights, where the CPU has bf16 dot products; or else VNNI. */
+MATMUL_COLUMNS(PROTOTYPE, avx512bf16)
+PROTOTYPE(matmul_train, avx512vnni)
 PROTOTYPE(matmul_dx, avx512vnni)
 PROTOTYPE(matmul_dw, avx512vnni)
 

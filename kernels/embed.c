@@ -7,8 +7,8 @@
  * one id add up in the same order whatever the number of threads.
  */
 #include "kernels/cpu.h"
-#include "kernels/shared.h"
 #include "kernels/panel.h"
+#include "kernels/shared.h"
 
 enum { CHUNK = 64 };		/* channels in one go; even, since bf16 inputs lie in pairs */
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * matmul_avx512 - f32 multiply-adds; or where weights are bf16, what dot products of pairs the CPU has: of bf16, or
- * of integers for the gradients
+ * in a training of integers
  */
 #include "kernels/matmul_avx512.h"
 #include "kernels/words_f32.h"
@@ -18,7 +18,7 @@ by_pairs(const struct weight *w)
 static int
 by_whole(const struct weight *w)
 {
-	return w->type == DT_BF16 && dot_fuses();
+	return w->type == DT_BF16 && !by_pairs(w) && dot_fuses();
 }
 
 void
@@ -33,21 +33,23 @@ void
 matmul_train_avx512(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w, const float *b,
     int m, int n, int accumulate)
 {
-	(by_whole(w) && !by_pairs(w) ? matmul_train_avx512vnni : matmul_avx512)(y, ytype, x, xtype, w, b, m, n, accumulate);
+	(by_whole(w) ? matmul_train_avx512vnni : matmul_avx512)(y, ytype, x, xtype, w, b, m, n, accumulate);
 }
 
 void
 matmul_dx_avx512(void *dx, enum dtype dxtype, const void *dy, enum dtype dytype, const struct weight *w, int m, int n,
     int accumulate)
 {
-	(by_pairs(w) ? matmul_dx_avx512bf16 : by_whole(w) ? matmul_dx_avx512vnni : backward_x)(dx, dxtype, dy, dytype, w, m, n, accumulate);
+	(by_whole(w) ? matmul_dx_avx512vnni : by_pairs(w) ? matmul_dx_avx512bf16 : backward_x)(dx, dxtype, dy, dytype, w,
+	    m, n, accumulate);
 }
 
 void
 matmul_dw_avx512(float *dw, const struct weight *w, const void *dy, enum dtype dytype, const void *x,
     enum dtype xtype, int m, int n)
 {
-	(by_pairs(w) ? matmul_dw_avx512bf16 : by_whole(w) ? matmul_dw_avx512vnni : backward_w)(dw, w, dy, dytype, x, xtype, m, n);
+	(by_whole(w) ? matmul_dw_avx512vnni : by_pairs(w) ? matmul_dw_avx512bf16 : backward_w)(dw, w, dy, dytype, x,
+	    xtype, m, n);
 }
 
 size_t

@@ -247,10 +247,10 @@ struct backend {
 	void (*matmul)(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w,
 	    const float *b, int m, int n, int accumulate);
 	/*
-	 * The products of a training, where W is not quantised. Where it is bf16, x and dy may be rounded to bf16 first,
-	 * and each number then count 12 bits and its sign, under a power of two that it shares with up to 127 others
-	 * along the sum: all of its bits, unless it is 16 times smaller than the largest of these, of which that takes
-	 * off less than rounding it to bf16 did; tolerance 2e-4. Decode's matmul() does not do so.
+	 * matmul() for a training. Where W is bf16, x may be rounded to bf16 first, and each number then count 12 bits and
+	 * its sign, under a power of two that it shares with up to 127 others along the sum: all of its bits, unless it
+	 * is 16 times smaller than the largest of these; then it loses less than rounding to bf16 may have taken off
+	 * that one. So in the gradients below. Tolerance 2e-4. With any other W it is matmul().
 	 */
 	void (*matmul_train)(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct weight *w,
 	    const float *b, int m, int n, int accumulate);

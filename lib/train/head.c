@@ -80,7 +80,8 @@ logits(struct head *h, const struct batch *b, const void *hidden, enum purpose p
 	const struct model *m = h->m;
 
 	m->be->gather(h->x, hidden, m->type, b->d_rows + first, count, m->config.hidden);
-	(purpose == FOR_TRAINING ? m->be->matmul_train : m->be->matmul)(h->logits, DT_F32, h->x, m->type, &m->head, NULL, count, h->columns, 0);
+	(purpose == FOR_TRAINING ? m->be->matmul_train : m->be->matmul)(h->logits, DT_F32, h->x, m->type, &m->head, NULL,
+	    count, h->columns, 0);
 }
 
 static int

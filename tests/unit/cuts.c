@@ -143,8 +143,8 @@ check_loss(int m, int n, int k, int spread)
 	for (o = 0; o < n; o++)
 		for (i = 0; i < k; i++)
 			gradient = fmax(gradient, off(c.dw[panel_index(DT_BF16, k, o, i)], c.dy + o, n, c.x + i, k, m));
-	ok(forth <= 1 && back <= 1 && gradient <= 1, "%d x [%d, %d], %d orders of magnitude: %.2f, %.2f, %.2f of what may be lost",
-	    m, n, k, 2 * spread, forth, back, gradient);
+	ok(forth <= 1 && back <= 1 && gradient <= 1, "%d x [%d, %d], %d orders of magnitude: %.2f, %.2f, %.2f of what may be "
+	    "lost", m, n, k, 2 * spread, forth, back, gradient);
 	case_free(&c);
 }
 

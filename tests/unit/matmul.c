@@ -123,7 +123,8 @@ try_forward(const struct row *row, const struct weight *w, const struct shape *s
 
 	matmul_ref(want.data, ytype, x.data, xtype, w, bias ? (float *)b.data : NULL, s->m, s->n, accumulate);
 	row->forward(y.data, ytype, x.data, xtype, w, bias ? (float *)b.data : NULL, s->m, s->n, accumulate);
-	far = distance(&y, &want, s->k, w->type == DT_BF16 && xtype == DT_F32, row->forward == matmul_train_avx512 ? row->cuts : 0);
+	far = distance(&y, &want, s->k, w->type == DT_BF16 && xtype == DT_F32,
+	    row->forward == matmul_train_avx512 ? row->cuts : 0);
 	free_cpu(x.data);
 	free_cpu(y.data);
 	free_cpu(b.data);

@@ -98,7 +98,9 @@ distance(const float *got, const double *want, size_t n, double allowed, double 
 static double
 allowed(const struct weight *w, enum dtype in, enum dtype out, int sum)
 {
-	return out == DT_BF16 || (w->type == DT_BF16 && in == DT_F32) || w->type == DT_U8 ? 8e-3 : 2e-6 * sqrt(sum > 1 ? sum : 1);
+	int rounded = out == DT_BF16 || (w->type == DT_BF16 && in == DT_F32) || w->type == DT_U8;
+
+	return rounded ? 8e-3 : 2e-6 * sqrt(sum > 1 ? sum : 1);
 }
 
 /* In a training, numbers of bf16 may count 12 bits of their cut's largest. */
