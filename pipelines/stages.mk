@@ -26,7 +26,12 @@
 #	teacher-logits            rollouts   -> logits
 #	distill --on-policy       logits     -> student, which rollout follows
 
+# of sampling; on samples/, where a training is short, also of the order: each seed has students of its own
 SEEDS ?= 10,20,30,40,50
+seeds = $(subst $(comma), ,$(SEEDS))
+sample.first = $(firstword $(seeds))
+sample.again = $(filter-out $(sample.first),$(seeds))
+paper.first = $(SEEDS)
 RUN = PATH="$(abspath $(BIN)):$$$$PATH"
 
 # on samples/: learnt in minutes on two cores; the base models have read the texts, prompts included
@@ -48,7 +53,17 @@ paper.follow = --batch 256 --max-tokens 256
 paper.on-policy = --lr 5e-6 --schedule constant --warmup 100 --betas 0.9,0.95 --decay 1e-6 --steps 5000
 paper.minillm = --reward-scale 0.5 --reward-clip 100 --inner-epochs 4 --lm-kd-ratio 0.5
 
-# $1 experiment, $2 its directory, $3 sample or paper, $4 teacher, $5 student
+# $1 experiment, $2 its directory, $3 sample or paper, $4 teacher, $5 student;
+# $6 suffix of the students' directories, $7 option
+define students
+$2/sft$6/best/config.json: $2/train.tokens.zst $2/dev.tokens.zst $5/config.json
+	$(RUN) sft -m $5 -o $2/sft$6 $7 --dev $2/dev.tokens.zst $($3.tune) $($3.student-tune) $(STUDENT_TUNE) $$<
+$2/kd$6/best/config.json: $2/train.logits.zst $2/dev.tokens.zst $5/config.json
+	$(RUN) distill -m $5 --teacher $2/teacher/best -o $2/kd$6 $7 --dev $2/dev.tokens.zst \
+		$($3.tune) $($3.student-tune) $(STUDENT_TUNE) $($1.distill) $(DISTILL) $$<
+
+endef
+
 define experiment
 .PHONY: $1
 $1: $2/table.txt $2/curves.svg
@@ -73,14 +88,10 @@ $2/dev.tokens.zst: $(or $($1.dev),$($1.train)) $5/config.json | all
 
 $2/teacher/best/config.json: $2/train.tokens.zst $2/dev.tokens.zst $4/config.json
 	$(RUN) sft -m $4 -o $2/teacher --dev $2/dev.tokens.zst $($3.tune) $($3.teacher-tune) $(TEACHER_TUNE) $$<
-$2/sft/best/config.json: $2/train.tokens.zst $2/dev.tokens.zst $5/config.json
-	$(RUN) sft -m $5 -o $2/sft --dev $2/dev.tokens.zst $($3.tune) $($3.student-tune) $(STUDENT_TUNE) $$<
 $2/train.logits.zst: $2/train.tokens.zst $2/teacher/best/config.json
 	$(RUN) teacher-logits -m $2/teacher/best -o $$@ $$<
-$2/kd/best/config.json: $2/train.logits.zst $2/dev.tokens.zst $5/config.json
-	$(RUN) distill -m $5 --teacher $2/teacher/best -o $2/kd --dev $2/dev.tokens.zst \
-		$($3.tune) $($3.student-tune) $(STUDENT_TUNE) $($1.distill) $(DISTILL) $$<
-
+$(call students,$1,$2,$3,$4,$5)
+$(foreach s,$($3.again),$(call students,$1,$2,$3,$4,$5,-$s,--seed $s))
 $2/taught.rollouts.zst: $2/train.tokens.zst $2/teacher/best/config.json
 	$(RUN) rollout -m $2/teacher/best -s 1 $($1.sample) -o $$@ $$<
 $2/seqkd/best/config.json: $2/taught.rollouts.zst $2/dev.tokens.zst $5/config.json
@@ -103,6 +114,10 @@ $2/on-policy.scores.json $2/minillm.scores.json: $2/%.scores.json: $2/%/model/co
 	$(RUN) rollout -m $2/$$*/model -s $(SEEDS) $($1.sample) $2/dev.tokens.zst | $(RUN) rouge >$$@
 $2/base.scores.json: $5/config.json $2/dev.tokens.zst
 	$(RUN) rollout -m $5 -s $(SEEDS) $($1.sample) $2/dev.tokens.zst | $(RUN) rouge >$$@
+$2/sft.scores.json $2/kd.scores.json: $2/%.scores.json: $2/%/best/config.json \
+		$(foreach s,$($3.again),$2/%-$s/best/config.json) $2/dev.tokens.zst
+	{ $(RUN) rollout -m $2/$$*/best -s $($3.first) $($1.sample) $2/dev.tokens.zst \
+	$(foreach s,$($3.again),&& $(RUN) rollout -m $2/$$*-$s/best -s $s $($1.sample) $2/dev.tokens.zst); } | $(RUN) rouge >$$@
 $2/%.scores.json: $2/%/best/config.json $2/dev.tokens.zst
 	$(RUN) rollout -m $2/$$*/best -s $(SEEDS) $($1.sample) $2/dev.tokens.zst | $(RUN) rouge >$$@
 
