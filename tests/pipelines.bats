@@ -7,13 +7,16 @@ load fixture
 
 setup() {
 	mkdir "$BATS_TEST_TMPDIR/scores" && cd "$BATS_TEST_TMPDIR/scores" || exit
-	score base 39.25
-	score sft 57.19
-	score teacher 68.7
+	score base 39 40 41
+	score sft 57 58 59
+	score teacher 68 69 70
 }
 
+# score MODEL ROUGE_L...: one for each seed
 score() {
-	echo "{\"rouge_l\":{\"mean\":$2,\"std\":0.5},\"exact_match\":{\"mean\":19,\"std\":1},\"stopped\":100}" >"$1.scores.json"
+	jq -n '[$ARGS.positional[1:][] | tonumber] as $x | ($x | add / length) as $mean | { rouge_l: { mean: $mean, std: 0.5 },
+		exact_match: { mean: 19, std: 1 }, stopped: 100, runs: [$x[] | { rouge_l: ., exact_match: 19 }] }' \
+		--args "$@" >"$1.scores.json"
 }
 
 table() {
@@ -21,14 +24,25 @@ table() {
 }
 
 @test "the table says whether distillation beats fine-tuning, and leaves nothing behind" {
-	score kd 57.96
+	score kd 58 59.5 60
 	run -0 --separate-stderr table
-	[ "${lines[-1]}" = 'distillation beats fine-tuning alone here' ]
-	[[ ${lines[3]} == *'57.96 +- 0.50'*'84 %'* ]]
-	score kd 57.18
+	[[ ${lines[3]} == kd*'59.17 +- 0.50'*'86 %'* ]]
+	[ "${lines[-2]}" = 'Rouge-L      +1.17 +- 0.17  distillation is better' ]
+	[ "${lines[-1]}" = 'exact match  +0.00 +- 0.00  no difference to speak of' ]
+	score kd 60 57 59
 	run -0 --separate-stderr table
-	[ "${lines[-1]}" = 'distillation does not beat fine-tuning alone here' ]
+	[ "${lines[-2]}" = 'Rouge-L      +0.67 +- 1.20  no difference to speak of' ]
+	score kd 56 56 57
+	run -0 --separate-stderr table
+	[ "${lines[-2]}" = 'Rouge-L      -1.67 +- 0.33  fine-tuning alone is better' ]
 	[ "$(echo *)" = 'base.scores.json kd.scores.json sft.scores.json teacher.scores.json' ]
+}
+
+@test "one seed has no error, and makes no difference" {
+	score sft 57
+	score kd 60
+	run -0 --separate-stderr table
+	[[ ${lines[-2]} == 'Rouge-L      +3.00 +- '*nan'  no difference to speak of' ]]
 }
 
 @test "models can be named" {
