@@ -205,13 +205,6 @@ first_n(vec x, int n, float other)
 	return vec_first(x, n > 0 ? n : 0, other);
 }
 
-/* exp(s - x) where shift is -LOG2E x */
-INLINE vec
-probability(vec s, vec shift)
-{
-	return vec_exp2(vec_fma(s, vec_set(LOG2E), shift));
-}
-
 INLINE vec
 largest_scores(const float *s, int n)
 {
@@ -244,15 +237,15 @@ slab_renew(struct slab *t, int r, float max)
 INLINE void
 row_softmax(struct slab *t, int r, float *s, int n, int wide)
 {
-	vec largest = largest_scores(s, n), lanes = vec_set(0), shift;
+	vec largest = largest_scores(s, n), lanes = vec_set(0), max;
 	int j;
 
 	if (vec_any_less(vec_set(t->max[r] + FAR), largest))
 		slab_renew(t, r, vec_largest(largest));
-	shift = vec_set(-LOG2E * t->max[r]);
+	max = vec_set(t->max[r]);
 	#pragma GCC unroll 8
 	for (j = 0; j < wide; j += W) {
-		vec p = first_n(probability(vec_load(s + j), shift), n - j, 0);
+		vec p = first_n(vec_exp(vec_load(s + j) - max), n - j, 0);
 
 		vec_store(s + j, p);
 		lanes += p;
@@ -619,12 +612,11 @@ head_load(struct head *t, const struct backward *b)
 INLINE void
 gradients(float *s, float *g, float lse, float delta, const float *factors, int n, int wide)
 {
-	vec shift = vec_set(-LOG2E * lse);
 	int j;
 
 	#pragma GCC unroll 8
 	for (j = 0; j < wide; j += W) {
-		vec p = first_n(probability(vec_load(s + j), shift), n - j, 0),
+		vec p = first_n(vec_exp(vec_load(s + j) - lse), n - j, 0),
 		    f = factors ? vec_load(factors + j) : vec_set(1);
 
 		vec_store(g + j, p * (vec_load(g + j) * f - delta));

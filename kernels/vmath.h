@@ -3,9 +3,8 @@
  * vmath - exp, log and the logistic function of vectors
  *
  * vec_exp: within 1.2 units in the last place; 0 below -87.33 (where the result would be denormal),
- * exp(88.37) above that, NaN for NaN. vec_exp2: of x <= 127, 2^-100 below -100. vec_log: within 0.8
- * units, of positive normal numbers. Coefficients of log: Cephes (Moshier); of 2^r: least relative
- * error in [-1/2, 1/2].
+ * exp(88.37) above that, NaN for NaN. vec_log: within 0.8 units, of positive normal numbers.
+ * Coefficients of log: Cephes (Moshier); of 2^r: least relative error in [-1/2, 1/2].
  */
 #ifndef KERNELS_VMATH_H
 #define KERNELS_VMATH_H
@@ -20,38 +19,21 @@
 /* Added to a number, leaves the exponent of 2 to its nearest integer in the low bits. */
 #define EXPONENT (0x1.8p23f + 127)
 
-/* 2^r times the power of two in t's low bits. */
-INLINE vec
-power_of_two(vec t, vec r)
-{
-	vec p = vec_set(1.5353361960e-4f);
-
-	p = vec_fma(p, r, vec_set(1.3398875017e-3f));
-	p = vec_fma(p, r, vec_set(9.6184369177e-3f));
-	p = vec_fma(p, r, vec_set(5.5503323674e-2f));
-	p = vec_fma(p, r, vec_set(2.4022647738e-1f));
-	p = vec_fma(p, r, vec_set(6.9314718246e-1f));
-	return vec_fma(p, r, vec_set(1)) * vec_from_bits(vec_bits(t) << 23);
-}
-
-INLINE vec
-vec_exp2(vec x)
-{
-	const vec magic = vec_set(EXPONENT);
-	vec y = vec_max(vec_set(-100), x), t = y + magic;
-
-	return power_of_two(t, y - (t - magic));
-}
-
 INLINE vec
 vec_exp(vec x)
 {
 	const vec magic = vec_set(EXPONENT);
 	vec y = vec_min(vec_set(88.37626f), x), t = vec_fma(y, vec_set(LOG2E), magic);
-	vec r = vec_fma(y, vec_set(LOG2E), magic - t);
+	vec r = vec_fma(y, vec_set(LOG2E), magic - t), p = vec_set(1.5353361960e-4f);
 
 	r = vec_fma(y, vec_set(LOG2E_REST), r);
-	return vec_less(y, vec_set(-87.33654f), vec_set(0), power_of_two(t, r));
+	p = vec_fma(p, r, vec_set(1.3398875017e-3f));
+	p = vec_fma(p, r, vec_set(9.6184369177e-3f));
+	p = vec_fma(p, r, vec_set(5.5503323674e-2f));
+	p = vec_fma(p, r, vec_set(2.4022647738e-1f));
+	p = vec_fma(p, r, vec_set(6.9314718246e-1f));
+	p = vec_fma(p, r, vec_set(1)) * vec_from_bits(vec_bits(t) << 23);
+	return vec_less(y, vec_set(-87.33654f), vec_set(0), p);
 }
 
 INLINE vec
