@@ -68,7 +68,7 @@ struct matrix {
 struct product {
 	int rows, cols;			/* of C */
 	int sum, words;			/* length of the sum, in elements and words */
-	int cut;			/* words that no block divides; 0: it may divide them anywhere */
+	int cut;			/* words that no block divides; 0: those of unit_of() */
 	int down;			/* the sum runs down x and dy */
 	void (*pack_rows)(uint32_t *a, const struct product *p, int row, int rows, int word, int words, int stride);
 	/* Returns the words of the panel at col: b, or where they lie already. */
@@ -529,11 +529,18 @@ strip_at(const struct block *k, int word, int words, int strip)
 	return k->a + ((size_t)(word - k->word) * (size_t)k->strips + (size_t)words * (size_t)strip) * (size_t)k->strip;
 }
 
+/* Blocks and spans are multiples of so many words. */
+static inline int
+unit_of(const struct product *p)
+{
+	return p->cut ? p->cut : WHOLE ? CUT_WORDS : PANEL;
+}
+
 /* Words of a block of the span, an even part of it. */
 static int
 block_words(const struct block *k, int word)
 {
-	int unit = k->p->cut ? k->p->cut : PANEL;
+	int unit = unit_of(k->p);
 
 	return min(even_cut(k->word_end - k->word, WORD_BLOCK / unit * unit, unit), k->word_end - word);
 }
@@ -558,8 +565,10 @@ static void
 multiply_words(const struct product *p, float *sums, const uint32_t *a, const uint32_t *b, int row, int rows, int col,
     int word, int words, struct ahead *next)
 {
-	(void)p, (void)row, (void)col;
-	tiles[shape(rows)](sums, a, b, words, word > 0, next);
+	if (WHOLE)
+		multiply_cuts(p, sums, a, b, row, rows, col, word, words, next);
+	else
+		tiles[shape(rows)](sums, a, b, words, word > 0, next);
 }
 
 /* A tile's words word .. word+words-1. */
@@ -656,7 +665,7 @@ block_pack(const struct block *k)
 static void
 product_part(const struct product *p, const struct part *part, int strip)
 {
-	int span = even_cut(p->words, WORD_SPAN, p->cut ? p->cut : PANEL);
+	int span = even_cut(p->words, WORD_SPAN, unit_of(p));
 	int step = even_cut(part->row_end - part->row, ROW_BLOCK, strip);
 	int panels = (part->col_end - part->col + PANEL - 1) / PANEL, group, c;
 	struct block k = { .p = p, .strip = strip, .word_end = min(span, p->words) };
@@ -799,8 +808,8 @@ forward(void *y, enum dtype ytype, const void *x, enum dtype xtype, const struct
 	int halves = !PAIRS && w->type == DT_BF16;
 	struct product p = {
 		.rows = m, .cols = n, .sum = w->k, .words = halves ? (w->k + 1) / 2 * 2 : words_of(w->k),
-		.cut = WHOLE ? CUT_WORDS : 0, .pack_rows = pack_turned, .pack_cols = halves ? panel_expanded : panel_as_is,
-		.multiply = WHOLE ? multiply_cuts : multiply_words, .finish = finish_rows,
+		.pack_rows = pack_turned, .pack_cols = halves ? panel_expanded : panel_as_is, .multiply = multiply_words,
+		.finish = finish_rows,
 		.x = { x, xtype, w->k }, .w = w, .b = b, .y = y, .ytype = ytype, .accumulate = accumulate,
 	};
 
@@ -812,9 +821,9 @@ backward_x(void *dx, enum dtype dxtype, const void *dy, enum dtype dytype, const
     int accumulate)
 {
 	struct product p = {
-		.rows = m, .cols = w->k, .sum = n, .words = words_of(n), .cut = WHOLE ? CUT_WORDS : 0, .pack_rows = pack_turned,
-		.pack_cols = w->type == DT_BF16 ? panel_turned_halves : panel_turned,
-		.multiply = WHOLE ? multiply_cuts : multiply_words, .finish = finish_rows,
+		.rows = m, .cols = w->k, .sum = n, .words = words_of(n), .pack_rows = pack_turned,
+		.pack_cols = w->type == DT_BF16 ? panel_turned_halves : panel_turned, .multiply = multiply_words,
+		.finish = finish_rows,
 		.x = { dy, dytype, n }, .w = w, .y = dx, .ytype = dxtype, .accumulate = accumulate,
 	};
 
@@ -827,8 +836,8 @@ backward_w(float *dw, const struct weight *w, const void *dy, enum dtype dytype,
 {
 	int row, step = WORD_SPAN * WORD;
 	struct product p = {
-		.rows = w->k, .cols = n, .cut = WHOLE ? CUT_WORDS : 0, .down = 1, .pack_rows = pack_across,
-		.pack_cols = panel_across, .multiply = WHOLE ? multiply_cuts : multiply_words, .finish = finish_gradient,
+		.rows = w->k, .cols = n, .down = 1, .pack_rows = pack_across, .pack_cols = panel_across,
+		.multiply = multiply_words, .finish = finish_gradient,
 		.x = { x, xtype, w->k }, .dy = { dy, dytype, n }, .w = w, .y = dw,
 	};
 

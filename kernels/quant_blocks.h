@@ -318,9 +318,7 @@ multiply_whole(const struct product *p, float *total, const uint32_t *a, const u
 		struct scales scales = cut_scales(&k);
 
 		n = min(p->cut, end - word);
-		fetch_sums(next, n);
-		tile_of(rows)(total, word > 0, a, b, n, &scales, next);
-		next->words += (size_t)n * next->words_step;
+		multiply_cut(total, word > 0, a, b, rows, n, &scales, next);
 	}
 }
 

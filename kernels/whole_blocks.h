@@ -88,16 +88,6 @@ settle(float *total, int carry, vec sum[][2], const struct scales *s, int h, int
 	}
 }
 
-/* A cut's share of the sums: all at once, since the loop over its words has no place for it. */
-static inline void
-fetch_sums(struct ahead *next, int words)
-{
-	const char *end = next->sums + (size_t)words * next->sums_step;
-
-	for (; next->sums < end; next->sums += LINE)
-		_mm_prefetch(next->sums, _MM_HINT_T0);
-}
-
 static inline __attribute__((always_inline)) void
 whole_word(vec sum[][2], const uint32_t *a, const uint32_t *b, int rows, int fused)
 {
@@ -172,6 +162,19 @@ tile_of(int rows)
 	return (dot_fuses() ? fused : apart)[shape(rows)];
 }
 
+/* A cut of a tile. Its share of the sums is fetched all at once, since the loop over its words has no place for it. */
+static inline void
+multiply_cut(float *total, int carry, const uint32_t *a, const uint32_t *b, int rows, int words,
+    const struct scales *s, struct ahead *next)
+{
+	const char *end = next->sums + (size_t)words * next->sums_step;
+
+	for (; next->sums < end; next->sums += LINE)
+		_mm_prefetch(next->sums, _MM_HINT_T0);
+	tile_of(rows)(total, carry, a, b, words, s, next);
+	next->words += (size_t)words * next->words_step;
+}
+
 /* A tile, cut by cut, with the scales behind each. */
 static inline void
 multiply_cuts(const struct product *p, float *total, const uint32_t *a, const uint32_t *b, int row, int rows, int col,
@@ -186,8 +189,6 @@ multiply_cuts(const struct product *p, float *total, const uint32_t *a, const ui
 		n = min(CUT_WORDS, end - word) - 1;
 		s.rows = (const float *)(a + n * wide);
 		s.cols = (const float *)(b + n * PANEL);
-		fetch_sums(next, n);
-		tile_of(rows)(total, word > 0, a, b, n, &s, next);
-		next->words += (size_t)n * next->words_step;
+		multiply_cut(total, word > 0, a, b, rows, n, &s, next);
 	}
 }
