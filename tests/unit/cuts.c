@@ -12,6 +12,9 @@
 #include "lib/base/mem.h"
 #include "tests/unit/tap.h"
 
+#define SEED 3
+#include "tests/unit/uniform.h"
+
 #include "kernels/matmul_avx512.h"
 #define dot_fuses() 0
 
@@ -32,15 +35,6 @@ struct case_of {
 	struct weight w;
 	float *y, *dx, *dw;
 };
-
-static uint64_t seed = 3;
-
-static float
-uniform(void)
-{
-	seed = seed * 6364136223846793005u + 1442695040888963407u;
-	return (float)(seed >> 40) * 0x1p-23f - 1;
-}
 
 /* As many binary orders of magnitude apart as `spread` says. */
 static uint16_t *

@@ -15,6 +15,9 @@
 #include "lib/base/mem.h"
 #include "tests/unit/tap.h"
 
+#define SEED 1
+#include "tests/unit/uniform.h"
+
 #include "kernels/matmul_avx512.h"
 
 static inline vec
@@ -46,15 +49,6 @@ struct array {
 struct shape {
 	int m, n, k, outputs;		/* n of w->n = outputs */
 };
-
-static uint64_t seed = 1;
-
-static float
-uniform(void)
-{
-	seed = seed * 6364136223846793005u + 1442695040888963407u;
-	return (float)(seed >> 40) * 0x1p-23f - 1;
-}
 
 static struct array
 array(enum dtype type, size_t n)

@@ -13,6 +13,9 @@
 #include "lib/base/mem.h"
 #include "tests/unit/tap.h"
 
+#define SEED 7
+#include "tests/unit/uniform.h"
+
 struct shape {
 	int m, n, k, outputs;		/* n of w->n = outputs */
 };
@@ -25,15 +28,6 @@ static const struct shape shapes[] = {
 enum { NSHAPES = sizeof shapes / sizeof *shapes };
 
 static const enum dtype types[] = { DT_F32, DT_BF16 };
-
-static uint64_t seed = 7;
-
-static float
-uniform(void)
-{
-	seed = seed * 6364136223846793005u + 1442695040888963407u;
-	return (float)(seed >> 40) * 0x1p-23f - 1;
-}
 
 /* n numbers that `type` holds exactly, in f32. */
 static float *

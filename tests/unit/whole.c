@@ -12,20 +12,14 @@
 #include "lib/base/mem.h"
 #include "tests/unit/tap.h"
 
+#define SEED 1
+#include "tests/unit/uniform.h"
+
 #include "kernels/matmul_avx512.h"
 #define dot_fuses() 0
 #include "kernels/words_f32.h"
 #include "kernels/matmul_blocks.h"
 #include "kernels/quant_blocks.h"
-
-static uint64_t seed = 1;
-
-static float
-uniform(void)
-{
-	seed = seed * 6364136223846793005u + 1442695040888963407u;
-	return (float)(seed >> 40) * 0x1p-23f - 1;
-}
 
 static struct weight
 codes(struct quant q, int n, int k)
